@@ -1,0 +1,176 @@
+//! Time as a value that is given, never read in passing: the system's clock, or one that a test moves.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// Microseconds since 1970-01-01T00:00:00Z. Orders like time; never negative in what we store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    pub const fn from_secs(secs: i64) -> Self {
+        Timestamp(secs * 1_000_000)
+    }
+
+    pub const fn secs(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// RFC 3339, UTC, whole seconds: `2026-11-22T04:02:04Z`.
+    pub fn rfc3339(self) -> String {
+        match jiff::Timestamp::from_second(self.secs()) {
+            Ok(t) => t.to_string(),
+            Err(_) => "1970-01-01T00:00:00Z".to_owned(),
+        }
+    }
+
+    /// The day in UTC, `2026-11-22`: what a tag: URI carries (RFC 4151 §2.1).
+    pub fn day(self) -> String {
+        self.rfc3339()[..10].to_owned()
+    }
+
+    /// An IMF-fixdate (RFC 9110 §5.6.7): `Sun, 22 Nov 2026 04:02:04 GMT`.
+    pub fn http_date(self) -> String {
+        let at = jiff::Timestamp::from_second(self.secs()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        jiff::fmt::rfc2822::DateTimePrinter::new()
+            .timestamp_to_rfc9110_string(&at)
+            .unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
+    }
+
+    /// Reads an RFC 3339 / XEP-0082 date and time with any offset; `None` if it is not one.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let at: jiff::Timestamp = text.trim().parse().ok()?;
+        Some(Timestamp(at.as_microsecond()))
+    }
+
+    pub fn plus(self, d: Duration) -> Self {
+        Timestamp(self.0.saturating_add(i64::try_from(d.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long from `earlier` to this; zero if `earlier` is later.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rfc3339())
+    }
+}
+
+/// A handle on the clock in use; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Clock(Kind);
+
+#[derive(Clone, Default)]
+enum Kind {
+    #[default]
+    System,
+    Manual(Arc<Mutex<Manual>>),
+}
+
+struct Manual {
+    now: Timestamp,
+    next: u64,
+    sleepers: BTreeMap<(Timestamp, u64), oneshot::Sender<()>>,
+}
+
+impl Clock {
+    pub fn system() -> Self {
+        Clock(Kind::System)
+    }
+
+    /// A clock that stands still until [`Clock::advance`].
+    pub fn manual(now: Timestamp) -> Self {
+        Clock(Kind::Manual(Arc::new(Mutex::new(Manual { now, next: 0, sleepers: BTreeMap::new() }))))
+    }
+
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Kind::System => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+            }
+            Kind::Manual(m) => lock(m).now,
+        }
+    }
+
+    /// Sleeps by this clock: real time, or until a test has moved the clock that far.
+    pub async fn sleep(&self, d: Duration) {
+        match &self.0 {
+            Kind::System => tokio::time::sleep(d).await,
+            Kind::Manual(m) => {
+                let woken = {
+                    let mut m = lock(m);
+                    if d.is_zero() {
+                        return;
+                    }
+                    let (tx, rx) = oneshot::channel();
+                    let key = (m.now.plus(d), m.next);
+                    m.next += 1;
+                    m.sleepers.insert(key, tx);
+                    rx
+                };
+                let _ = woken.await;
+            }
+        }
+    }
+
+    /// Moves a manual clock on and wakes who slept until then. Does nothing to the system's clock.
+    pub fn advance(&self, d: Duration) {
+        if let Kind::Manual(m) = &self.0 {
+            let mut m = lock(m);
+            m.now = m.now.plus(d);
+            let later = {
+                let now = m.now;
+                m.sleepers.split_off(&(Timestamp(now.0.saturating_add(1)), 0))
+            };
+            for (_, tx) in std::mem::replace(&mut m.sleepers, later) {
+                let _ = tx.send(());
+            }
+        }
+    }
+}
+
+fn lock(m: &Mutex<Manual>) -> std::sync::MutexGuard<'_, Manual> {
+    m.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_what_it_writes() {
+        let t = Timestamp::from_secs(1_795_320_124);
+        assert_eq!(Timestamp::parse_rfc3339(&t.rfc3339()), Some(t));
+        assert_eq!(
+            Timestamp::parse_rfc3339("2026-11-22T05:02:04+01:00"),
+            Timestamp::parse_rfc3339("2026-11-22T04:02:04Z")
+        );
+        assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
+        assert_eq!(Timestamp::from_secs(784_111_777).http_date(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(Timestamp::from_secs(784_111_777).day(), "1994-11-06");
+    }
+
+    #[tokio::test]
+    async fn a_manual_clock_wakes_only_whose_time_has_come() {
+        let clock = Clock::manual(Timestamp::from_secs(10));
+        let (short, long) = (clock.clone(), clock.clone());
+        let short = tokio::spawn(async move { short.sleep(Duration::from_secs(1)).await });
+        let long = tokio::spawn(async move { long.sleep(Duration::from_secs(5)).await });
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(1));
+        short.await.unwrap();
+        assert!(!long.is_finished());
+        clock.advance(Duration::from_secs(4));
+        long.await.unwrap();
+    }
+}

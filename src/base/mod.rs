@@ -1,0 +1,6 @@
+//! Small things that everything may use: time, randomness, an orderly end, a sender's order.
+
+pub mod clock;
+pub mod id;
+pub mod shutdown;
+pub mod turn;

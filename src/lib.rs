@@ -1,0 +1,6 @@
+//! The map of the house.
+//!
+//! A message goes **in at an edge, down to the store, and stops**; what must leave starts **from the store and goes
+//! out at an edge**. A line imports downwards only (`tests/layers.rs` holds it).
+
+pub mod base;
