@@ -1,0 +1,133 @@
+//! The store: typed reads, and one way to write: `commit` a decision, taken in order and durable when answered.
+//!
+//! Only this folder names a database.
+
+pub mod committer;
+pub mod kv;
+mod memory;
+pub mod tables;
+pub mod tx;
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, watch};
+
+pub use committer::{CommitStats, Lane, StoreError};
+pub use kv::{Kv, KvError};
+pub use memory::MemoryKv;
+pub use tables::{Account, Counter};
+pub use tx::{Durable, Read, Tx};
+
+/// Reads that run at one time; more wait their turn, and the executor is never blocked by a cold disk.
+const READERS: usize = 16;
+
+/// The open store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    kv: Arc<dyn Kv>,
+    committer: committer::Committer,
+    readers: Arc<Semaphore>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Store {
+    /// Opens the tables over a database that nobody else has open. Refuses a schema newer than this program's.
+    pub fn open(kv: Arc<dyn Kv>) -> Result<Self, KvError> {
+        migrate(&*kv)?;
+        let counters = committer::load_counters(&*kv)?;
+        let (committer, thread) =
+            committer::Committer::start(kv.clone(), counters).map_err(|e| KvError::Io(e.to_string()))?;
+        Ok(Store {
+            kv,
+            committer,
+            readers: Arc::new(Semaphore::new(READERS)),
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
+    }
+
+    /// A store that keeps nothing, for tests and trials.
+    pub fn in_memory() -> Self {
+        Self::open(Arc::new(MemoryKv::default())).expect("an empty map opens")
+    }
+
+    /// Reads the durable state on the bounded pool.
+    pub async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(&dyn Read) -> kv::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.readers.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let kv = self.kv.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let out = read(&Durable(kv));
+            drop(permit);
+            out
+        });
+        match work.await {
+            Ok(out) => Ok(out?),
+            Err(e) if e.is_panic() => Err(StoreError::Panicked),
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+
+    /// Asks for a decision; see [`committer::Committer::ask`]. Asking is immediate, in the order of calls; the future
+    /// is the answer, which comes when the decision is durable.
+    ///
+    /// Architecture Invariant: only `service` and `queue` call this.
+    pub fn commit<T, E, F>(
+        &self,
+        lane: Lane,
+        decide: F,
+    ) -> impl Future<Output = Result<Result<T, E>, StoreError>> + use<T, E, F>
+    where
+        F: FnMut(&mut Tx<'_>) -> Result<Result<T, E>, KvError> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        self.committer.ask(lane, decide)
+    }
+
+    /// A watch on the number of the newest durable Event.
+    pub fn events(&self) -> watch::Receiver<u64> {
+        self.committer.events()
+    }
+
+    pub fn stats(&self) -> &CommitStats {
+        self.committer.stats()
+    }
+
+    /// Decisions waiting: (asked for, background).
+    pub fn waiting(&self) -> (usize, usize) {
+        self.committer.waiting()
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.kv.disk_bytes()
+    }
+
+    /// Answers what was asked for, then ends the committer. Blocks; call it from the end of `run`.
+    pub fn close(&self) {
+        self.committer.close();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+const SCHEMA_KEY: &[u8] = b"mschema";
+
+/// Brings an older layout up to this one, step by step; each step is one or more durable batches that may be repeated.
+fn migrate(kv: &dyn Kv) -> Result<(), KvError> {
+    let found = kv.get(SCHEMA_KEY)?.map(|bytes| tables::decode::<u64>(&bytes)).transpose()?;
+    match found {
+        Some(tables::SCHEMA) => Ok(()),
+        Some(newer) if newer > tables::SCHEMA => Err(KvError::Damaged(format!(
+            "its layout is version {newer}, this program knows up to {}: run a newer rookery",
+            tables::SCHEMA
+        ))),
+        // There is no older layout than 1 yet: a step `n -> n + 1` is written here when one comes.
+        Some(older) => Err(KvError::Damaged(format!("its layout is version {older}, which never existed"))),
+        None => kv.apply(&[(SCHEMA_KEY.to_vec(), Some(tables::encode(&tables::SCHEMA)))]),
+    }
+}

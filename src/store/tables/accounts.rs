@@ -1,0 +1,64 @@
+//! Local accounts.
+
+use jid::BareJid;
+use serde::{Deserialize, Serialize};
+
+use super::*;
+
+/// A local account. The row stays after its end, since names are never given twice.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Account {
+    pub name: LocalName,
+    /// The Jabber account that owns it.
+    pub owner: BareJid,
+    pub created: Timestamp,
+    /// When it was removed.
+    pub removed: Option<Timestamp>,
+    /// `acct:`, page and feed, as they were when the account was made: they never change.
+    pub acct: String,
+    pub profile_url: String,
+    pub feed_url: String,
+}
+
+impl Account {
+    pub fn is_active(&self) -> bool {
+        self.removed.is_none()
+    }
+}
+
+impl dyn Read + '_ {
+    /// The account, also if it was removed.
+    pub fn account(&self, name: &LocalName) -> Result<Option<Account>> {
+        row(self, &account_key(name))
+    }
+
+    /// All accounts in the order of their names, behind `behind` if given.
+    pub fn accounts(&self, behind: Option<&LocalName>, limit: usize) -> Result<Vec<Account>> {
+        let from = behind.map(|name| next_key(&account_key(name))).unwrap_or_default();
+        Ok(rows(self, b"p", &from, limit)?.into_iter().map(|(_, account)| account).collect())
+    }
+
+    /// The active accounts of a Jabber account, by name.
+    pub fn accounts_of(&self, owner: &BareJid) -> Result<Vec<Account>> {
+        let prefix = Key::new(b'o').text(owner.as_str()).done();
+        let mut found = Vec::new();
+        for (key, _) in self.range(&prefix, &after(&prefix), 1000, false)? {
+            let account = self.get(&[b"p", &key[prefix.len()..]].concat())?;
+            if let Some(account) = account.map(|bytes| decode::<Account>(&bytes)).transpose()? {
+                found.push(account);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Tx<'_> {
+    pub fn put_account(&mut self, account: &Account) -> Result<()> {
+        let owned = owned_key(&account.owner, &account.name);
+        match account.is_active() {
+            true => self.put(owned, encode(&()))?,
+            false => self.delete(owned)?,
+        }
+        self.put(account_key(&account.name), encode(account))
+    }
+}

@@ -1,0 +1,229 @@
+//! The tables: the layout of every key in one place, and typed reads and writes over it.
+//!
+//! A key begins with one letter for its table; numbers are big-endian; texts that others follow end in a zero byte,
+//! which no name, JID or id of ours contains. A row is MessagePack as an array: a later version appends fields with
+//! defaults, and reads what an earlier one wrote.
+//!
+//! ```text
+//! m<name>                     a counter, or the schema's version
+//! n<service>0<name>           NodeId              N<nid>            Node             c<nid>   NodeState
+//! i<nid><item id>             Item                t<nid><place>     ItemId           v<version>   payload
+//! u<atom id>                  (NodeId, ItemId)    U<service>0<alias id>  (NodeId, ItemId)
+//! s<nid><jid>                 Subscription        b<bare>0<nid><jid>   ()
+//! a<nid><bare>                Affiliation         A<bare>0<nid>     ()
+//! r<virtual>0<bare>           Contact
+//! p<name>                     Account             o<owner>0<name>   ()
+//! e<seq>                      Event, to be planned                  h<seq>           Planned
+//! d<dest>0<seq>               Delivery            q<due><dest>      Due              D<dest>  DestinationRow
+//! H<host>                     Health of a host
+//! w<nid><callback>            HubSubscription     W<id>             (NodeId, callback)
+//! x<nid>                      Sweep: a deleted node whose rows are to be removed
+//! k<name>                     sealed keys of an account (made lazily)
+//! ```
+
+mod accounts;
+mod counters;
+mod hub;
+mod nodes;
+mod queue;
+mod subscriptions;
+
+use bytes::Bytes;
+use jid::{BareJid, Jid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::kv::{KvError, Result};
+use super::tx::{Read, Tx};
+use crate::base::clock::Timestamp;
+use crate::domain::address::LocalName;
+use crate::domain::delivery::Destination;
+use crate::domain::item::{ItemId, Version};
+use crate::domain::node::{NodeId, NodeName};
+
+pub use accounts::Account;
+pub use counters::{Counter, Counters};
+pub use queue::{Due, Planned, State};
+
+/// The version of this layout.
+pub const SCHEMA: u64 = 1;
+
+/// A row's bytes.
+pub fn encode<T: Serialize>(row: &T) -> Bytes {
+    // Our own rows have no maps with odd keys and no failing serialisers: this cannot fail.
+    rmp_serde::to_vec(row).unwrap_or_default().into()
+}
+
+/// A row of bytes we wrote.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    rmp_serde::from_slice(bytes)
+        .map_err(|e| KvError::Damaged(format!("a row is not a {}: {e}", std::any::type_name::<T>())))
+}
+
+// ---- keys ----
+
+/// A key in the making.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn new(table: u8) -> Self {
+        let mut key = Vec::with_capacity(48);
+        key.push(table);
+        Key(key)
+    }
+    fn num(mut self, n: u64) -> Self {
+        self.0.extend_from_slice(&n.to_be_bytes());
+        self
+    }
+    /// A text that something follows.
+    fn text(mut self, text: &str) -> Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(0);
+        self
+    }
+    fn end(mut self, tail: &[u8]) -> Vec<u8> {
+        self.0.extend_from_slice(tail);
+        self.0
+    }
+    fn done(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// The first key behind every key that begins with `prefix`.
+pub fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![u8::MAX; 64]
+}
+
+/// The smallest key behind `key`.
+pub fn next_key(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+pub fn event_key(seq: u64) -> Vec<u8> {
+    Key::new(b'e').num(seq).done()
+}
+fn planned_key(seq: u64) -> Vec<u8> {
+    Key::new(b'h').num(seq).done()
+}
+fn node_name_key(service: &BareJid, name: &NodeName) -> Vec<u8> {
+    Key::new(b'n').text(service.as_str()).end(name.as_str().as_bytes())
+}
+fn node_key(nid: NodeId) -> Vec<u8> {
+    Key::new(b'N').num(nid.0).done()
+}
+fn state_key(nid: NodeId) -> Vec<u8> {
+    Key::new(b'c').num(nid.0).done()
+}
+fn item_key(nid: NodeId, id: &ItemId) -> Vec<u8> {
+    Key::new(b'i').num(nid.0).end(id.as_str().as_bytes())
+}
+fn place_key(nid: NodeId, place: u64) -> Vec<u8> {
+    Key::new(b't').num(nid.0).num(place).done()
+}
+fn version_key(version: Version) -> Vec<u8> {
+    Key::new(b'v').num(version.0).done()
+}
+fn atom_key(atom_id: &str) -> Vec<u8> {
+    // A foreign id may be long; keys may not.
+    let cut = atom_id.len().min(2048);
+    Key::new(b'u').end(&atom_id.as_bytes()[..cut])
+}
+fn subscription_key(nid: NodeId, jid: &Jid) -> Vec<u8> {
+    Key::new(b's').num(nid.0).end(jid.as_str().as_bytes())
+}
+fn subscribed_key(nid: NodeId, jid: &Jid) -> Vec<u8> {
+    Key::new(b'b').text(jid.to_bare().as_str()).num(nid.0).end(jid.as_str().as_bytes())
+}
+fn affiliation_key(nid: NodeId, jid: &BareJid) -> Vec<u8> {
+    Key::new(b'a').num(nid.0).end(jid.as_str().as_bytes())
+}
+fn affiliated_key(nid: NodeId, jid: &BareJid) -> Vec<u8> {
+    Key::new(b'A').text(jid.as_str()).num(nid.0).done()
+}
+fn contact_key(account: &BareJid, jid: &BareJid) -> Vec<u8> {
+    Key::new(b'r').text(account.as_str()).end(jid.as_str().as_bytes())
+}
+fn account_key(name: &LocalName) -> Vec<u8> {
+    Key::new(b'p').end(name.as_str().as_bytes())
+}
+fn owned_key(owner: &BareJid, name: &LocalName) -> Vec<u8> {
+    Key::new(b'o').text(owner.as_str()).end(name.as_str().as_bytes())
+}
+fn delivery_key(destination: &Destination, seq: u64) -> Vec<u8> {
+    // The length stands before the destination, so that none is the beginning of another's keys.
+    let dest = destination.key();
+    let mut key = vec![b'd'];
+    key.extend_from_slice(&(dest.len() as u16).to_be_bytes());
+    key.extend_from_slice(&dest);
+    key.extend_from_slice(&seq.to_be_bytes());
+    key
+}
+fn due_key(due: Timestamp, destination: &Destination) -> Vec<u8> {
+    Key::new(b'q').num(due.0.max(0) as u64).end(&destination.key())
+}
+fn destination_key(destination: &Destination) -> Vec<u8> {
+    Key::new(b'D').end(&destination.key())
+}
+fn host_key(host: &str) -> Vec<u8> {
+    Key::new(b'H').end(host.as_bytes())
+}
+fn hub_key(nid: NodeId, callback: &str) -> Vec<u8> {
+    Key::new(b'w').num(nid.0).end(callback.as_bytes())
+}
+fn hub_id_key(id: u64) -> Vec<u8> {
+    Key::new(b'W').num(id).done()
+}
+fn sweep_key(nid: NodeId) -> Vec<u8> {
+    Key::new(b'x').num(nid.0).done()
+}
+
+// ---- reading and writing rows ----
+
+fn row<T: DeserializeOwned>(r: &dyn Read, key: &[u8]) -> Result<Option<T>> {
+    r.get(key)?.map(|bytes| decode(&bytes)).transpose()
+}
+
+/// The rows under `prefix`, from `from` (a key, or empty for the first), at most `limit`; with their keys.
+fn rows<T: DeserializeOwned>(r: &dyn Read, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, T)>> {
+    let from = if from > prefix { from } else { prefix };
+    r.range(from, &after(prefix), limit, false)?.into_iter().map(|(k, v)| Ok((k, decode(&v)?))).collect()
+}
+
+/// The eight bytes at `at` in a key of ours.
+fn number(key: &[u8], at: usize) -> Result<u64> {
+    let bytes = key.get(at..at + 8).and_then(|b| b.try_into().ok());
+    bytes.map(u64::from_be_bytes).ok_or_else(|| KvError::Damaged("a key is too short".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_behind_all_of_it_and_nothing_else() {
+        assert_eq!(after(b"a"), b"b");
+        assert_eq!(after(b"a\xff"), b"b");
+        assert!(after(b"\xff\xff").as_slice() > b"\xff\xff\xff".as_slice());
+    }
+
+    #[test]
+    fn a_row_of_an_earlier_version_reads_with_defaults() {
+        #[derive(Serialize)]
+        struct Before(u64);
+        #[derive(serde::Deserialize, PartialEq, Debug)]
+        struct Now {
+            a: u64,
+            #[serde(default)]
+            b: Option<String>,
+        }
+        assert_eq!(decode::<Now>(&encode(&Before(7))).unwrap(), Now { a: 7, b: None });
+    }
+}

@@ -1,0 +1,173 @@
+//! Events, deliveries, who is due, and how destinations fare.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::domain::delivery::{Delivery, Health};
+use crate::domain::event::Event;
+
+/// An Event that was planned: it lives until `left` deliveries have ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Planned {
+    pub event: Event,
+    pub left: u64,
+}
+
+/// A destination that has something to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Due {
+    pub destination: Destination,
+}
+
+/// What a destination's row says. It exists while the destination has deliveries, or results worth showing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct State {
+    pub destination: Destination,
+    /// The host it belongs to, if any; its health stands with the host.
+    pub host: Option<String>,
+    /// When its row in the due index says.
+    pub due: Option<Timestamp>,
+    /// The number of the newest delivery planned: a due row is removed only if this is as it was read.
+    pub last_planned: u64,
+    /// Deliveries and bytes of payload waiting.
+    pub waiting: u64,
+    /// Set by a person: nothing is sent until they say so.
+    pub held: bool,
+    pub health: Health,
+}
+
+impl State {
+    pub fn new(destination: Destination, host: Option<String>) -> Self {
+        State { destination, host, due: None, last_planned: 0, waiting: 0, held: false, health: Health::default() }
+    }
+}
+
+impl dyn Read + '_ {
+    /// Events to be planned, in order, from `from` on.
+    pub fn events(&self, from: u64, limit: usize) -> Result<Vec<(u64, Event)>> {
+        rows(self, b"e", &event_key(from), limit)?.into_iter().map(|(k, e)| Ok((number(&k, 1)?, e))).collect()
+    }
+
+    pub fn event(&self, seq: u64) -> Result<Option<Event>> {
+        match row(self, &event_key(seq))? {
+            Some(event) => Ok(Some(event)),
+            None => Ok(self.planned(seq)?.map(|p| p.event)),
+        }
+    }
+
+    pub fn planned(&self, seq: u64) -> Result<Option<Planned>> {
+        row(self, &planned_key(seq))
+    }
+
+    /// Whether an Event still has something to tell.
+    pub fn event_alive(&self, seq: u64) -> Result<bool> {
+        Ok(self.get(&event_key(seq))?.is_some() || self.get(&planned_key(seq))?.is_some())
+    }
+
+    /// The deliveries of a destination in order, behind the one of Event `behind`.
+    pub fn deliveries(&self, destination: &Destination, behind: u64, limit: usize) -> Result<Vec<Delivery>> {
+        let (from, to) = (delivery_key(destination, behind.saturating_add(1)), delivery_key(destination, u64::MAX));
+        self.range(&from, &to, limit, false)?.into_iter().map(|(_, v)| decode(&v)).collect()
+    }
+
+    pub fn delivery(&self, destination: &Destination, event: u64) -> Result<Option<Delivery>> {
+        row(self, &delivery_key(destination, event))
+    }
+
+    /// Who is due until `now`, the longest due first.
+    pub fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Due>> {
+        let to = Key::new(b'q').num((now.0.max(0) as u64).saturating_add(1)).done();
+        self.range(b"q", &to, limit, false)?.into_iter().map(|(_, v)| decode(&v)).collect()
+    }
+
+    /// When the next destination is due.
+    pub fn next_due(&self) -> Result<Option<Timestamp>> {
+        let first = self.range(b"q", &after(b"q"), 1, false)?;
+        first.first().map(|(key, _)| Ok(Timestamp(number(key, 1)? as i64))).transpose()
+    }
+
+    pub fn destination(&self, destination: &Destination) -> Result<Option<State>> {
+        row(self, &destination_key(destination))
+    }
+
+    /// Every destination with a row, behind `cursor` (a key that this gave, or empty), with keys.
+    pub fn destinations(&self, cursor: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, State)>> {
+        let from = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
+        rows(self, b"D", &from, limit)
+    }
+
+    pub fn host(&self, host: &str) -> Result<Health> {
+        Ok(row(self, &host_key(host))?.unwrap_or_default())
+    }
+}
+
+impl Tx<'_> {
+    /// Turns an Event into `left` deliveries (written by [`Tx::put_delivery`]); none left ends it.
+    pub fn plan_event(&mut self, seq: u64, event: &Event, left: u64) -> Result<()> {
+        self.delete(event_key(seq))?;
+        match left {
+            0 => self.end_event(seq, event),
+            _ => self.put(planned_key(seq), encode(&Planned { event: event.clone(), left })),
+        }
+    }
+
+    /// Removes an Event whose last delivery ended, and its payload, unless an item still shows it.
+    fn end_event(&mut self, seq: u64, event: &Event) -> Result<()> {
+        self.delete(planned_key(seq))?;
+        let Some(version) = event.what.version() else { return Ok(()) };
+        let shown = match &event.what {
+            crate::domain::event::What::Published { item, .. } | crate::domain::event::What::LastItem { item, .. } => {
+                (self as &dyn Read).item(event.node.id, item)?.is_some_and(|item| item.version == version)
+            }
+            _ => false,
+        };
+        if shown { Ok(()) } else { self.delete(version_key(version)) }
+    }
+
+    pub fn put_delivery(&mut self, destination: &Destination, delivery: &Delivery) -> Result<()> {
+        self.put(delivery_key(destination, delivery.event), encode(delivery))
+    }
+
+    /// Ends one delivery, and its Event with the last of them. Doing it twice changes nothing.
+    pub fn end_delivery(&mut self, destination: &Destination, event: u64) -> Result<()> {
+        let key = delivery_key(destination, event);
+        if (self as &dyn Read).get(&key)?.is_none() {
+            return Ok(());
+        }
+        self.delete(key)?;
+        match (self as &dyn Read).planned(event)? {
+            Some(planned) if planned.left <= 1 => self.end_event(event, &planned.event),
+            Some(planned) => {
+                let left = planned.left - 1;
+                self.put(planned_key(event), encode(&Planned { left, ..planned }))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a destination's row and moves its row in the due index along; `before`: the row as it was read.
+    pub fn put_destination(&mut self, before: Option<&State>, state: &State) -> Result<()> {
+        let old = before.and_then(|s| s.due);
+        if old != state.due {
+            if let Some(due) = old {
+                self.delete(due_key(due, &state.destination))?;
+            }
+            if let Some(due) = state.due {
+                self.put(due_key(due, &state.destination), encode(&Due { destination: state.destination.clone() }))?;
+            }
+        }
+        self.put(destination_key(&state.destination), encode(state))
+    }
+
+    /// Forgets a destination without deliveries.
+    pub fn delete_destination(&mut self, state: &State) -> Result<()> {
+        if let Some(due) = state.due {
+            self.delete(due_key(due, &state.destination))?;
+        }
+        self.delete(destination_key(&state.destination))
+    }
+
+    pub fn put_host(&mut self, host: &str, health: &Health) -> Result<()> {
+        self.put(host_key(host), encode(health))
+    }
+}

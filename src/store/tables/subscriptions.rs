@@ -1,0 +1,115 @@
+//! Subscriptions, affiliations and contacts.
+
+use jid::BareJid;
+
+use super::*;
+use crate::domain::policy::Standing;
+use crate::domain::subscription::{Affiliation, Contact, Subscription};
+
+impl dyn Read + '_ {
+    pub fn subscription(&self, nid: NodeId, jid: &Jid) -> Result<Option<Subscription>> {
+        row(self, &subscription_key(nid, jid))
+    }
+
+    /// A node's subscriptions in the order of their JIDs, behind `cursor` (a key that this gave, or empty), with keys.
+    pub fn subscriptions(&self, nid: NodeId, cursor: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Subscription)>> {
+        let from = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
+        rows(self, &Key::new(b's').num(nid.0).done(), &from, limit)
+    }
+
+    /// The subscriptions of a bare JID and its resources to all nodes that still exist, at most `limit` of them.
+    pub fn subscriptions_of(&self, jid: &BareJid, limit: usize) -> Result<Vec<(NodeId, Subscription)>> {
+        let prefix = Key::new(b'b').text(jid.as_str()).done();
+        let mut found = Vec::new();
+        for (key, _) in self.range(&prefix, &after(&prefix), limit, false)? {
+            let nid = NodeId(number(&key, prefix.len())?);
+            let of_node = [Key::new(b's').num(nid.0).done().as_slice(), &key[prefix.len() + 8..]].concat();
+            if let Some(subscription) = row(self, &of_node)? {
+                found.push((nid, subscription));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The subscriptions of a bare JID and its resources to one node.
+    pub fn subscriptions_at(&self, nid: NodeId, jid: &BareJid) -> Result<Vec<Subscription>> {
+        let prefix = Key::new(b'b').text(jid.as_str()).num(nid.0).done();
+        let mut found = Vec::new();
+        for (key, _) in self.range(&prefix, &after(&prefix), 1000, false)? {
+            let of_node = [Key::new(b's').num(nid.0).done().as_slice(), &key[prefix.len()..]].concat();
+            found.extend(row::<Subscription>(self, &of_node)?);
+        }
+        Ok(found)
+    }
+
+    pub fn affiliation(&self, nid: NodeId, jid: &BareJid) -> Result<Affiliation> {
+        Ok(row(self, &affiliation_key(nid, jid))?.unwrap_or_default())
+    }
+
+    /// A node's affiliations in the order of their JIDs.
+    pub fn affiliations(&self, nid: NodeId, limit: usize) -> Result<Vec<(BareJid, Affiliation)>> {
+        let prefix = Key::new(b'a').num(nid.0).done();
+        let rows = rows::<Affiliation>(self, &prefix, &[], limit)?;
+        Ok(rows.into_iter().filter_map(|(key, a)| Some((bare_at(&key, 9)?, a))).collect())
+    }
+
+    /// The affiliations of a bare JID to all nodes that still exist.
+    pub fn affiliations_of(&self, jid: &BareJid, limit: usize) -> Result<Vec<(NodeId, Affiliation)>> {
+        let prefix = Key::new(b'A').text(jid.as_str()).done();
+        let mut found = Vec::new();
+        for (key, _) in self.range(&prefix, &after(&prefix), limit, false)? {
+            let nid = NodeId(number(&key, prefix.len())?);
+            found.push((nid, self.affiliation(nid, jid)?));
+        }
+        Ok(found)
+    }
+
+    pub fn contact(&self, account: &BareJid, jid: &BareJid) -> Result<Option<Contact>> {
+        row(self, &contact_key(account, jid))
+    }
+
+    /// What `jid` is to a node at `service`: all that a policy asks.
+    pub fn standing(&self, nid: NodeId, service: &BareJid, jid: &BareJid) -> Result<Standing> {
+        // The best of its subscriptions counts.
+        let subscriptions = self.subscriptions_at(nid, jid)?;
+        Ok(Standing {
+            affiliation: self.affiliation(nid, jid)?,
+            subscription: subscriptions.iter().map(|s| s.state).max_by_key(|state| state.as_str() == "subscribed"),
+            contact: self.contact(service, jid)?.is_some(),
+        })
+    }
+}
+
+fn bare_at(key: &[u8], at: usize) -> Option<BareJid> {
+    BareJid::new(std::str::from_utf8(key.get(at..)?).ok()?).ok()
+}
+
+impl Tx<'_> {
+    pub fn put_subscription(&mut self, nid: NodeId, subscription: &Subscription) -> Result<()> {
+        self.put(subscription_key(nid, &subscription.jid), encode(subscription))?;
+        self.put(subscribed_key(nid, &subscription.jid), encode(&()))
+    }
+
+    pub fn delete_subscription(&mut self, nid: NodeId, jid: &Jid) -> Result<()> {
+        self.delete(subscription_key(nid, jid))?;
+        self.delete(subscribed_key(nid, jid))
+    }
+
+    /// Sets an affiliation; `None` removes it.
+    pub fn put_affiliation(&mut self, nid: NodeId, jid: &BareJid, affiliation: Affiliation) -> Result<()> {
+        if affiliation == Affiliation::None {
+            self.delete(affiliation_key(nid, jid))?;
+            return self.delete(affiliated_key(nid, jid));
+        }
+        self.put(affiliation_key(nid, jid), encode(&affiliation))?;
+        self.put(affiliated_key(nid, jid), encode(&()))
+    }
+
+    pub fn put_contact(&mut self, account: &BareJid, jid: &BareJid, contact: &Contact) -> Result<()> {
+        self.put(contact_key(account, jid), encode(contact))
+    }
+
+    pub fn delete_contact(&mut self, account: &BareJid, jid: &BareJid) -> Result<()> {
+        self.delete(contact_key(account, jid))
+    }
+}
