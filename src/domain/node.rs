@@ -101,4 +101,7 @@ pub struct NodeState {
     pub bytes: u64,
     /// Subscriptions in state `subscribed`.
     pub subscribers: u64,
+    /// Items with a place up to this were purged: nobody sees them, a sweep removes them.
+    #[serde(default)]
+    pub floor: u64,
 }

@@ -81,6 +81,11 @@ impl<'a> Tx<'a> {
         Ok(seq)
     }
 
+    /// The same view, for functions that only read.
+    pub fn read(&self) -> &dyn Read {
+        self
+    }
+
     /// How many more rows this Change may hold.
     pub fn room(&self) -> usize {
         MAX_ROWS.saturating_sub(self.own.len())

@@ -59,7 +59,7 @@ impl dyn Read + '_ {
         row(self, &atom_key(atom_id))
     }
 
-    /// Deleted nodes whose rows are still to be removed.
+    /// Nodes with rows that are still to be removed.
     pub fn sweeps(&self, limit: usize) -> Result<Vec<NodeId>> {
         let keys = self.range(b"x", &after(b"x"), limit, false)?;
         keys.iter().map(|(key, _)| Ok(NodeId(number(key, 1)?))).collect()
@@ -89,7 +89,17 @@ impl Tx<'_> {
     /// Frees the node's name and marks its rows for the sweep; they stay readable by its id until then.
     pub fn unname_node(&mut self, node: &Node) -> Result<()> {
         self.delete(node_name_key(&node.service, &node.name))?;
-        self.put(sweep_key(node.id), encode(&()))
+        self.mark_for_sweep(node.id)
+    }
+
+    /// Has the sweep look at a node: purged items, or all of it if its name is gone.
+    pub fn mark_for_sweep(&mut self, nid: NodeId) -> Result<()> {
+        self.put(sweep_key(nid), encode(&()))
+    }
+
+    /// The sweep is done with a node that goes on.
+    pub fn unmark_for_sweep(&mut self, nid: NodeId) -> Result<()> {
+        self.delete(sweep_key(nid))
     }
 
     /// Removes the last rows of a swept node.

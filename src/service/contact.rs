@@ -1,0 +1,32 @@
+//! Presence subscriptions to virtual JIDs: approved and kept (RFC 6121 §3.1), so that access model `presence` works.
+
+use jid::BareJid;
+
+use super::Service;
+use crate::base::turn::Turn;
+use crate::domain::error::Refusal;
+use crate::domain::subscription::Contact;
+
+impl Service {
+    /// Approves `jid` as a contact of the virtual JID `account`. Doing it twice changes nothing.
+    pub async fn add_contact(&self, turn: Turn, account: BareJid, jid: BareJid) -> Result<(), Refusal> {
+        let inner = self.clone();
+        self.decide(turn, move |tx| {
+            inner.place_for_write(tx, &account, &jid)?;
+            if tx.read().contact(&account, &jid)?.is_none() {
+                tx.put_contact(&account, &jid, &Contact { since: inner.clock.now() })?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn remove_contact(&self, turn: Turn, account: BareJid, jid: BareJid) -> Result<(), Refusal> {
+        self.decide(turn, move |tx| Ok(tx.delete_contact(&account, &jid)?)).await
+    }
+
+    /// Whether `jid` is an approved contact of `account`.
+    pub async fn is_contact(&self, turn: Turn, account: BareJid, jid: BareJid) -> Result<bool, Refusal> {
+        self.look(turn, move |r| Ok(r.contact(&account, &jid)?.is_some())).await
+    }
+}

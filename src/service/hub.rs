@@ -1,0 +1,80 @@
+//! The hub of our feeds (WebSub, PubSubHubbub 0.3/0.4): requests, verified intents, leases. The queue asks the
+//! callbacks; here is decided what that means.
+
+use super::places::node_ref;
+use super::{Decided, Service};
+use crate::base::clock::Timestamp;
+use crate::base::turn::Turn;
+use crate::domain::address::LocalName;
+use crate::domain::error::Refusal;
+use crate::domain::event::{Event, NodeRef, What};
+use crate::domain::hub::{HubSubscription, Intent, Mode};
+use crate::store::{Counter, Lane, Read, StoreError, Tx, kv};
+
+/// Leases in seconds: what is granted if nothing is asked, and the bounds of what may be.
+pub const LEASE_DEFAULT: u64 = 10 * 24 * 3600;
+pub const LEASE_LEAST: u64 = 300;
+pub const LEASE_MOST: u64 = 30 * 24 * 3600;
+
+impl Service {
+    /// Takes a subscriber's request (WebSub §5.1): stored, and its verification promised, when this returns. The topic
+    /// must be a public feed of ours.
+    pub async fn hub_request(&self, name: LocalName, intent: Intent) -> Result<(), Refusal> {
+        let inner = self.clone();
+        self.decide(Turn::free(), move |tx| {
+            let (_, node) = inner.public_microblog(tx.read(), &name)?;
+            let node = inner.materialise(tx, node)?;
+            let seq = tx.read().node_state(node.id)?.seq;
+            tx.emit(&inner.event(&node, seq, What::Verify(intent.clone())))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends an HTTP subscription whose callback said that it is gone (410), or whose lease ran out.
+    pub async fn hub_end(&self, id: u64) -> Result<(), StoreError> {
+        let ended = self.store.commit(Lane::Background, move |tx| {
+            if let Some((nid, subscription)) = tx.read().hub_subscription_by_id(id)? {
+                tx.delete_hub_subscription(nid, &subscription)?;
+            }
+            Ok(Ok::<(), ()>(()))
+        });
+        ended.await.map(|_| ())
+    }
+}
+
+/// Writes what a verified intent means (WebSub §5.3): part of the Change that ends its delivery. Verifying the same
+/// intent twice changes only the lease's start.
+pub fn confirm(tx: &mut Tx<'_>, node: &NodeRef, intent: &Intent, now: Timestamp) -> kv::Result<()> {
+    let there = tx.read().hub_subscription(node.id, &intent.callback)?;
+    match intent.mode {
+        Mode::Unsubscribe => match there {
+            Some(subscription) => tx.delete_hub_subscription(node.id, &subscription),
+            None => Ok(()),
+        },
+        Mode::Subscribe => {
+            // A node that went meanwhile has no subscribers.
+            let Some(current) = tx.read().node_named(&node.service, &node.name)?.filter(|n| n.id == node.id) else {
+                return Ok(());
+            };
+            let born = match &there {
+                Some(subscription) => subscription.born,
+                None => tx.read().node_state(current.id)?.seq,
+            };
+            // WebSub §5.1: a new request overrides the old one, and no delivery is doubled: the number stays.
+            let id = there.map_or_else(|| tx.next(Counter::Hub), |subscription| subscription.id);
+            tx.put_hub_subscription(
+                node.id,
+                &HubSubscription {
+                    id,
+                    topic: intent.topic.clone(),
+                    callback: intent.callback.clone(),
+                    secret: intent.secret.clone(),
+                    digest: intent.digest,
+                    until: now.plus(std::time::Duration::from_secs(intent.lease_seconds)),
+                    born,
+                },
+            )
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Use cases: load, decide, commit. One file per verb family.
+//!
+//! A function here returns when its change is **durably** committed. It never sends and never awaits a socket: what
+//! must be told leaves from the queue.
+
+pub mod account;
+pub mod contact;
+mod entries;
+pub mod hub;
+pub mod node;
+pub mod places;
+pub mod publish;
+pub mod retract;
+pub mod retrieve;
+pub mod subscribe;
+pub mod manage;
+
+use std::sync::Arc;
+
+use jid::{BareJid, Jid};
+
+use crate::base::clock::Clock;
+use crate::base::id::Ids;
+use crate::base::turn::Turn;
+use crate::domain::address::Addresses;
+use crate::domain::error::Refusal;
+use crate::store::{self, KvError, Lane, Store, StoreError, Tx};
+
+/// Who may have an account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Registration {
+    /// Only by the command line.
+    Closed,
+    /// Whoever has a Jabber account at one of the listed hosts.
+    Hosts,
+    /// Anybody.
+    Open,
+}
+
+/// What an administrator decides, as the use cases need it.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub registration: Registration,
+    pub auto_register_hosts: Vec<String>,
+    pub admins: Vec<BareJid>,
+    /// Whose users may create nodes at the component's own JID.
+    pub create_nodes_hosts: Vec<String>,
+}
+
+/// The use cases; cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+pub struct Inner {
+    pub store: Store,
+    pub addresses: Addresses,
+    pub rules: Rules,
+    pub clock: Clock,
+    pub ids: Ids,
+}
+
+impl std::ops::Deref for Service {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Service {
+    pub fn new(store: Store, addresses: Addresses, rules: Rules, clock: Clock, ids: Ids) -> Self {
+        Service(Arc::new(Inner { store, addresses, rules, clock, ids }))
+    }
+
+    /// A decision that somebody waits for, asked for in its turn.
+    async fn decide<T, F>(&self, mut turn: Turn, decide: F) -> Result<T, Refusal>
+    where
+        F: FnMut(&mut Tx<'_>) -> Decided<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        turn.come().await;
+        let mut decide = decide;
+        let answer = self.store.commit(Lane::Asked, move |tx| match decide(tx) {
+            Ok(value) => Ok(Ok(value)),
+            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stop::Failed(error)) => Err(error),
+        });
+        turn.pass();
+        answer.await.map_err(failed)?
+    }
+
+    /// A read that waits for what the same sender asked for before.
+    async fn look<T, F>(&self, mut turn: Turn, look: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        turn.come().await;
+        if turn.others_open() {
+            // An empty decision is answered when all before it is durable.
+            self.store.commit(Lane::Asked, |_| Ok(Ok::<(), ()>(()))).await.map_err(failed)?.ok();
+        }
+        turn.pass();
+        let out = self.store.read(move |r| match look(r) {
+            Ok(value) => Ok(Ok(value)),
+            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stop::Failed(error)) => Err(error),
+        });
+        out.await.map_err(failed)?
+    }
+
+    /// Whether `jid` administers this service.
+    pub fn is_admin(&self, jid: &BareJid) -> bool {
+        self.rules.admins.contains(jid)
+    }
+}
+
+/// Why a decision or a look ends early.
+pub enum Stop {
+    Refused(Refusal),
+    Failed(KvError),
+}
+
+/// What a decision comes to.
+pub type Decided<T> = Result<T, Stop>;
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Stop::Refused(refusal)
+    }
+}
+
+impl From<KvError> for Stop {
+    fn from(error: KvError) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// A store's failure as it is told to who asked; the log has the words.
+fn failed(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Busy => Refusal::Busy,
+        error => {
+            tracing::error!(%error, "a request failed in the store");
+            Refusal::StoreFailed
+        }
+    }
+}
+
+/// Whether the domain of `jid` is one of `hosts`.
+fn of_hosts(jid: &BareJid, hosts: &[String]) -> bool {
+    hosts.iter().any(|host| host == jid.domain().as_str())
+}
+
+/// The bare JID of who asks.
+fn bare(jid: &Jid) -> BareJid {
+    jid.to_bare()
+}

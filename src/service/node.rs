@@ -1,0 +1,172 @@
+//! Nodes: create, configure, delete, purge (XEP-0060 §8.1 to §8.5).
+
+use jid::{BareJid, Jid};
+
+use super::places::Place;
+use super::{Decided, Inner, Service, bare, of_hosts};
+use crate::base::turn::Turn;
+use crate::domain::error::Refusal;
+use crate::domain::event::What;
+use crate::domain::node::{Node, NodeId, NodeKind, NodeName};
+use crate::domain::node_config::{FieldError, NodeConfig};
+use crate::domain::policy::{Verb, may};
+use crate::domain::subscription::Affiliation;
+use crate::store::Tx;
+
+/// Submitted fields of a configuration form or of publish-options, without FORM_TYPE: name and values.
+pub type Fields = Vec<(String, Vec<String>)>;
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        match error {
+            FieldError::AccessModel => Refusal::UnsupportedAccessModel,
+            FieldError::Unknown | FieldError::Value => Refusal::InvalidOptions,
+        }
+    }
+}
+
+/// Sets the fields of a form; the first that cannot be used refuses all.
+fn set_fields(config: &mut NodeConfig, fields: &Fields) -> Result<(), Refusal> {
+    for (var, values) in fields {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        config.set(var, &values)?;
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// A node that is not there yet, if `by` may create it; without rows still.
+    pub(super) fn new_node(&self, place: &Place, service: &BareJid, name: NodeName, by: &BareJid, fields: &Fields) -> Decided<Node> {
+        let allowed = match place {
+            Place::Component => of_hosts(by, &self.rules.create_nodes_hosts) || self.rules.admins.contains(by),
+            Place::Account(account) => account.owner == *by,
+        };
+        if !allowed {
+            return Err(Refusal::CreateForbidden.into());
+        }
+        let kind = NodeKind::of(&name, matches!(place, Place::Account(_)));
+        let mut config = NodeConfig::default_for(kind);
+        set_fields(&mut config, fields)?;
+        let created = self.clock.now();
+        Ok(Node { id: NodeId(0), service: service.clone(), name, kind, creator: by.clone(), created, config })
+    }
+}
+
+/// How a node changes its state by one: the number that its Event carries.
+pub(super) fn advance(tx: &mut Tx<'_>, nid: NodeId) -> Decided<u64> {
+    let mut state = tx.read().node_state(nid)?;
+    state.seq += 1;
+    tx.put_node_state(nid, &state)?;
+    Ok(state.seq)
+}
+
+impl Service {
+    /// Creates a node (XEP-0060 §8.1.1, §8.1.3), named by us if `name` is `None` (§8.1.2, "instant").
+    pub async fn create(&self, turn: Turn, by: Jid, service: BareJid, name: Option<NodeName>, fields: Fields) -> Result<NodeName, Refusal> {
+        let inner = self.clone();
+        let instant = NodeName::parse(&self.ids.token(20)).map_err(|_| Refusal::InvalidNodeName)?;
+        self.decide(turn, move |tx| {
+            let by = bare(&by);
+            let place = inner.place_for_write(tx, &service, &by)?;
+            let name = name.clone().unwrap_or_else(|| instant.clone());
+            if let Some(node) = inner.find_at(tx.read(), &place, &service, &name)? {
+                // A node that exists by itself may be "created" by its owner, with a configuration, as clients do.
+                if node.id != NodeId(0) || node.creator != by {
+                    return Err(Refusal::NodeExists.into());
+                }
+            } else if name.commented_item().is_some() && matches!(place, Place::Account(_)) {
+                return Err(Refusal::NodeNotFound.into());
+            }
+            let node = inner.new_node(&place, &service, name, &by, &fields)?;
+            Ok(inner.materialise(tx, node)?.name)
+        })
+        .await
+    }
+
+    /// The configuration of a node, for an owner's form (XEP-0060 §8.2.1).
+    pub async fn configuration(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<NodeConfig, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            may(inner.standing(r, &node, &bare(&by))?, Verb::Configure, &node)?;
+            Ok(node.config)
+        })
+        .await
+    }
+
+    /// Sets fields of a node's configuration (XEP-0060 §8.2.4); those not named stay as they are.
+    pub async fn configure(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, fields: Fields) -> Result<(), Refusal> {
+        let inner = self.clone();
+        self.decide(turn, move |tx| {
+            let by = bare(&by);
+            let place = inner.place_for_write(tx, &service, &by)?;
+            let node = inner.find_at(tx.read(), &place, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            may(inner.standing(tx.read(), &node, &by)?, Verb::Configure, &node)?;
+            let mut node = inner.materialise(tx, node)?;
+            let before = node.config.clone();
+            set_fields(&mut node.config, &fields)?;
+            if node.config == before {
+                return Ok(());
+            }
+            tx.put_node(&node)?;
+            if node.config.notify_config {
+                let seq = advance(tx, node.id)?;
+                tx.emit(&inner.event(&node, seq, What::Configured))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes a node (XEP-0060 §8.4.1). Its subscribers are told; its rows are swept away after.
+    pub async fn delete(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<(), Refusal> {
+        let inner = self.clone();
+        self.decide(turn, move |tx| {
+            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Delete, &node)?;
+            if node.id == NodeId(0) {
+                return Ok(());
+            }
+            let seq = advance(tx, node.id)?;
+            tx.unname_node(&node)?;
+            tx.emit(&inner.event(&node, seq, What::Deleted))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes all items of a node (XEP-0060 §8.5.1). Nobody sees them from now on; a sweep frees their rows.
+    pub async fn purge(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<(), Refusal> {
+        let inner = self.clone();
+        self.decide(turn, move |tx| {
+            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Purge, &node)?;
+            if !node.config.persist_items {
+                return Err(Refusal::PurgePersistentItemsOff.into());
+            }
+            if node.id == NodeId(0) {
+                return Ok(());
+            }
+            let mut state = tx.read().node_state(node.id)?;
+            state.seq += 1;
+            state.floor = state.seq;
+            state.items = 0;
+            state.bytes = 0;
+            tx.put_node_state(node.id, &state)?;
+            tx.mark_for_sweep(node.id)?;
+            tx.emit(&inner.event(&node, state.seq, What::Purged))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether `jid` owns the node: for the edge, which asks owners and nobody else.
+    pub async fn affiliation(&self, turn: Turn, jid: BareJid, service: BareJid, name: NodeName) -> Result<Affiliation, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            Ok(inner.standing(r, &node, &jid)?.affiliation)
+        })
+        .await
+    }
+}

@@ -1,0 +1,126 @@
+//! Finding what an address means: the account or the component, and the node there, also one that exists by itself.
+
+use jid::BareJid;
+
+use super::{Decided, Inner, Stop, account, of_hosts};
+use crate::domain::address::{LocalName, Whom};
+use crate::domain::error::Refusal;
+use crate::domain::event::{Event, NodeRef, What};
+use crate::domain::node::{MICROBLOG, Node, NodeId, NodeKind, NodeName, NodeState};
+use crate::domain::node_config::NodeConfig;
+use crate::domain::subscription::Affiliation;
+use crate::store::{Account, Counter, Read, Tx};
+
+/// A service that holds nodes.
+pub enum Place {
+    /// The component itself.
+    Component,
+    Account(Account),
+}
+
+impl Inner {
+    /// The place that `service` names, if it is there to be read.
+    pub(super) fn place(&self, r: &dyn Read, service: &BareJid) -> Decided<Place> {
+        match self.addresses.whom(service) {
+            Some(Whom::Service) => Ok(Place::Component),
+            Some(Whom::Local(name)) => match r.account(&name)? {
+                Some(account) if account.is_active() => Ok(Place::Account(account)),
+                _ => Err(Refusal::NoSuchAccount.into()),
+            },
+            _ => Err(Refusal::NoSuchAccount.into()),
+        }
+    }
+
+    /// The place that `by` writes to: a listed owner's account comes into being with the first write to it.
+    pub(super) fn place_for_write(&self, tx: &mut Tx<'_>, service: &BareJid, by: &BareJid) -> Decided<Place> {
+        match self.place(tx.read(), service) {
+            Err(Stop::Refused(Refusal::NoSuchAccount)) => {
+                let Some(Whom::Local(name)) = self.addresses.whom(service) else {
+                    return Err(Refusal::NoSuchAccount.into());
+                };
+                if !self.is_namesake(&name, by) {
+                    return Err(Refusal::NoSuchAccount.into());
+                }
+                account::register(self, tx, &name, by).map(Place::Account)
+            }
+            place => place,
+        }
+    }
+
+    /// Whether a first write of `by` makes the account `name`.
+    fn is_namesake(&self, name: &LocalName, by: &BareJid) -> bool {
+        self.rules.registration != super::Registration::Closed
+            && of_hosts(by, &self.rules.auto_register_hosts)
+            && by.node().is_some_and(|local| local.as_str() == name.as_str())
+    }
+
+    /// The node `name` at `service`. Microblog and comments nodes of an account exist by themselves: one without rows
+    /// yet comes with the id 0, and [`Inner::materialise`] gives it some.
+    pub(super) fn find(&self, r: &dyn Read, service: &BareJid, name: &NodeName) -> Decided<Option<Node>> {
+        let place = self.place(r, service)?;
+        self.find_at(r, &place, service, name)
+    }
+
+    pub(super) fn find_at(&self, r: &dyn Read, place: &Place, service: &BareJid, name: &NodeName) -> Decided<Option<Node>> {
+        if let Some(node) = r.node_named(service, name)? {
+            return Ok(Some(node));
+        }
+        let Place::Account(account) = place else { return Ok(None) };
+        let by_itself = match name.commented_item() {
+            None => name.as_str() == MICROBLOG,
+            Some(item) => match r.node_named(service, &NodeName::microblog())? {
+                Some(microblog) => visible(r, &microblog, &item)?.is_some(),
+                None => false,
+            },
+        };
+        let kind = NodeKind::of(name, true);
+        Ok(by_itself.then(|| Node {
+            id: NodeId(0),
+            service: service.clone(),
+            name: name.clone(),
+            kind,
+            creator: account.owner.clone(),
+            created: account.created,
+            config: NodeConfig::default_for(kind),
+        }))
+    }
+
+    /// Gives a node that exists by itself, or is being created, its rows; its creator becomes the owner.
+    pub(super) fn materialise(&self, tx: &mut Tx<'_>, mut node: Node) -> Decided<Node> {
+        if node.id == NodeId(0) {
+            node.id = NodeId(tx.next(Counter::Node));
+            tx.put_node(&node)?;
+            tx.put_node_state(node.id, &NodeState::default())?;
+            tx.put_affiliation(node.id, &node.creator, Affiliation::Owner)?;
+        }
+        Ok(node)
+    }
+
+    /// What `jid` is to `node`, which may be without rows.
+    pub(super) fn standing(&self, r: &dyn Read, node: &Node, jid: &BareJid) -> Decided<crate::domain::policy::Standing> {
+        let mut standing = r.standing(node.id, &node.service, jid)?;
+        if node.creator == *jid && node.id == NodeId(0) {
+            standing.affiliation = Affiliation::Owner;
+        }
+        Ok(standing)
+    }
+
+    /// An Event of `node`, after its state moved to `seq`.
+    pub(super) fn event(&self, node: &Node, seq: u64, what: What) -> Event {
+        Event { at: self.clock.now(), node: node_ref(node), node_seq: seq, what }
+    }
+}
+
+pub(super) fn node_ref(node: &Node) -> NodeRef {
+    NodeRef { id: node.id, service: node.service.clone(), name: node.name.clone(), kind: node.kind }
+}
+
+/// An item that was not purged.
+pub(super) fn visible(
+    r: &dyn Read,
+    node: &Node,
+    id: &crate::domain::item::ItemId,
+) -> crate::store::kv::Result<Option<crate::domain::item::Item>> {
+    let floor = r.node_state(node.id)?.floor;
+    Ok(r.item(node.id, id)?.filter(|item| item.place > floor))
+}

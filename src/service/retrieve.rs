@@ -1,0 +1,325 @@
+//! Reading: items (XEP-0060 §6.5), nodes and their metadata (§5), one's own subscriptions and affiliations (§5.6, §5.7),
+//! and what the web sees. Every path asks `policy::may_see`.
+
+use bytes::Bytes;
+use jid::{BareJid, Jid};
+
+use super::places::{Place, visible};
+use super::{Decided, Inner, Service, bare};
+use crate::base::clock::Timestamp;
+use crate::base::turn::Turn;
+use crate::domain::address::LocalName;
+use crate::domain::error::Refusal;
+use crate::domain::item::{Item, ItemId};
+use crate::domain::node::{Node, NodeId, NodeName, NodeState};
+use crate::domain::node_config::NodeConfig;
+use crate::domain::policy::{Verb, Viewer, may, may_see};
+use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
+use crate::store::{Account, Read};
+
+/// Which items are asked for.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// By id (XEP-0060 §6.5.6); ids that are not there are passed over.
+    Ids(Vec<ItemId>),
+    /// The newest `n` (§6.5.7), all that fit if `None`.
+    Newest(Option<usize>),
+    /// A page (XEP-0059), in the order of the node: oldest first.
+    Page(Page),
+}
+
+/// A page of a result set (XEP-0059 §2).
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub max: Option<usize>,
+    /// Behind this item.
+    pub after: Option<String>,
+    /// Before this item; `Some("")` is the last page (§2.5).
+    pub before: Option<String>,
+}
+
+/// Items with their payloads, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Items {
+    pub items: Vec<(Item, Bytes)>,
+    /// Whether this is the whole answer.
+    pub complete: bool,
+    /// All items of the node.
+    pub total: u64,
+    /// The index of the first one (XEP-0059 §2.6), where it is known exactly.
+    pub first_index: Option<u64>,
+}
+
+/// An answer holds at most this many items …
+pub const ITEMS_MOST: usize = 200;
+/// … and this many bytes of payload: what Prosody takes from a component in one stanza is 512 KiB.
+pub const BYTES_MOST: usize = 300_000;
+
+/// What anybody may know of a node (XEP-0060 §5.4).
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    pub name: NodeName,
+    pub config: NodeConfig,
+    pub creator: BareJid,
+    pub created: Timestamp,
+    pub subscribers: u64,
+    pub items: u64,
+}
+
+/// What stands at an address, for disco.
+#[derive(Clone, Debug)]
+pub enum Entity {
+    Component,
+    Account(Account),
+}
+
+/// A page of an account's public feed, newest first.
+#[derive(Clone, Debug)]
+pub struct FeedPage {
+    pub account: Account,
+    pub config: NodeConfig,
+    pub items: Vec<(Item, Bytes)>,
+    /// The place to go on from, if there are older ones.
+    pub older: Option<u64>,
+    /// When the newest change of this page was made; the account's creation for an empty one.
+    pub updated: Timestamp,
+}
+
+impl Service {
+    /// Items of a node as `by` may see them.
+    pub async fn items(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, which: Which) -> Result<Items, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            let by = bare(&by);
+            let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let standing = inner.standing(r, &node, &by)?;
+            may(standing, Verb::Retrieve, &node)?;
+            if node.id == NodeId(0) {
+                return Ok(Items { complete: true, ..Items::default() });
+            }
+            let viewer = Viewer::Jid { jid: &by, standing };
+            select(r, &node, viewer, &which)
+        })
+        .await
+    }
+
+    /// What is at `service`: the component, or an account.
+    pub async fn entity(&self, turn: Turn, service: BareJid) -> Result<Entity, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            Ok(match inner.place(r, &service)? {
+                Place::Component => Entity::Component,
+                Place::Account(account) => Entity::Account(account),
+            })
+        })
+        .await
+    }
+
+    /// The nodes at `service` in the order of their names, behind `behind`. Closed nodes are listed for nobody but
+    /// those who may read them; nodes that only exist by themselves are: an account's microblog.
+    pub async fn nodes(&self, turn: Turn, by: BareJid, service: BareJid, behind: Option<NodeName>, limit: usize) -> Result<Vec<Node>, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            let place = inner.place(r, &service)?;
+            let mut nodes = r.nodes_of(&service, behind.as_ref(), limit)?;
+            if matches!(place, Place::Account(_)) && behind.is_none() {
+                let microblog = NodeName::microblog();
+                if r.node_named(&service, &microblog)?.is_none() {
+                    nodes.extend(inner.find_at(r, &place, &service, &microblog)?);
+                    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+                }
+            }
+            let mut seen = Vec::with_capacity(nodes.len());
+            for node in nodes {
+                let standing = inner.standing(r, &node, &by)?;
+                if may(standing, Verb::Retrieve, &node).is_ok() || may(standing, Verb::Subscribe, &node).is_ok() {
+                    seen.push(node);
+                }
+            }
+            Ok(seen)
+        })
+        .await
+    }
+
+    /// A node's metadata.
+    pub async fn node_info(&self, turn: Turn, service: BareJid, name: NodeName) -> Result<NodeInfo, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let NodeState { subscribers, items, .. } = r.node_state(node.id)?;
+            Ok(NodeInfo { name: node.name, config: node.config, creator: node.creator, created: node.created, subscribers, items })
+        })
+        .await
+    }
+
+    /// One's own subscriptions at `service`, to all nodes or one (XEP-0060 §5.6).
+    pub async fn own_subscriptions(&self, turn: Turn, by: Jid, service: BareJid, name: Option<NodeName>) -> Result<Vec<(NodeName, Subscription)>, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            inner.place(r, &service)?;
+            let mut found = Vec::new();
+            for (nid, subscription) in r.subscriptions_of(&bare(&by), 10_000)? {
+                let Some(node) = live(r, nid)? else { continue };
+                if node.service == service && name.as_ref().is_none_or(|name| *name == node.name) {
+                    found.push((node.name, subscription));
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// One's own affiliations at `service`, to all nodes or one (XEP-0060 §5.7).
+    pub async fn own_affiliations(&self, turn: Turn, by: Jid, service: BareJid, name: Option<NodeName>) -> Result<Vec<(NodeName, Affiliation)>, Refusal> {
+        let inner = self.clone();
+        self.look(turn, move |r| {
+            inner.place(r, &service)?;
+            let mut found = Vec::new();
+            for (nid, affiliation) in r.affiliations_of(&bare(&by), 10_000)? {
+                let Some(node) = live(r, nid)? else { continue };
+                if node.service == service && name.as_ref().is_none_or(|name| *name == node.name) {
+                    found.push((node.name, affiliation));
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// All subscriptions of a Jabber account, with the address of each node: for the chat word `list`.
+    pub async fn following(&self, turn: Turn, by: BareJid) -> Result<Vec<(BareJid, NodeName, SubscriptionState)>, Refusal> {
+        self.look(turn, move |r| {
+            let mut found = Vec::new();
+            for (nid, subscription) in r.subscriptions_of(&by, 1000)? {
+                if let Some(node) = live(r, nid)? {
+                    found.push((node.service, node.name, subscription.state));
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// A page of an account's public posts: those before place `before`, newest first. Refused unless the microblog is
+    /// open to everybody.
+    pub async fn feed(&self, name: LocalName, before: Option<u64>, limit: usize) -> Result<FeedPage, Refusal> {
+        let inner = self.clone();
+        self.look(Turn::free(), move |r| {
+            let (account, node) = inner.public_microblog(r, &name)?;
+            let floor = r.node_state(node.id)?.floor;
+            let mut items = Vec::new();
+            let rows = r.items(node.id, floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
+            let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
+            for item in rows.into_iter().take(limit) {
+                if may_see(Viewer::Public, &node, &item).is_ok()
+                    && let Some(payload) = r.payload(item.version)?
+                {
+                    items.push((item, payload));
+                }
+            }
+            let updated = items.iter().map(|(item, _)| item.updated).max().unwrap_or(account.created);
+            Ok(FeedPage { account, config: node.config, items, older, updated })
+        })
+        .await
+    }
+
+    /// One public post.
+    pub async fn post(&self, name: LocalName, id: ItemId) -> Result<(Account, Item, Bytes), Refusal> {
+        let inner = self.clone();
+        self.look(Turn::free(), move |r| {
+            let (account, node) = inner.public_microblog(r, &name)?;
+            let item = visible(r, &node, &id)?.ok_or(Refusal::ItemNotFound)?;
+            may_see(Viewer::Public, &node, &item)?;
+            let payload = r.payload(item.version)?.ok_or(Refusal::ItemNotFound)?;
+            Ok((account, item, payload))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    /// The account and its microblog, if everybody may read it.
+    pub(super) fn public_microblog(&self, r: &dyn Read, name: &LocalName) -> Decided<(Account, Node)> {
+        let service = self.addresses.virtual_jid(name);
+        let Place::Account(account) = self.place(r, &service)? else { return Err(Refusal::NoSuchAccount.into()) };
+        let place = Place::Account(account.clone());
+        let node = self.find_at(r, &place, &service, &NodeName::microblog())?.ok_or(Refusal::NodeNotFound)?;
+        if node.config.access_model != crate::domain::node_config::AccessModel::Open {
+            return Err(Refusal::RetrieveForbidden.into());
+        }
+        Ok((account, node))
+    }
+}
+
+/// The node, if it was not deleted.
+fn live(r: &dyn Read, nid: NodeId) -> Decided<Option<Node>> {
+    let Some(node) = r.node(nid)? else { return Ok(None) };
+    Ok(r.node_named(&node.service, &node.name)?.filter(|now| now.id == nid))
+}
+
+fn select(r: &dyn Read, node: &Node, viewer: Viewer<'_>, which: &Which) -> Decided<Items> {
+    let state = r.node_state(node.id)?;
+    let (from, end) = (state.floor + 1, u64::MAX);
+    let (rows, newest_first, asked) = match which {
+        Which::Ids(ids) => {
+            let mut rows = Vec::new();
+            for id in ids.iter().take(ITEMS_MOST) {
+                rows.extend(visible(r, node, id)?);
+            }
+            (rows, false, ids.len())
+        }
+        Which::Newest(n) => {
+            let n = n.unwrap_or(usize::MAX);
+            (r.items(node.id, from, end, n.min(ITEMS_MOST + 1), true)?, true, n)
+        }
+        Which::Page(page) => {
+            let max = page.max.unwrap_or(ITEMS_MOST).min(ITEMS_MOST);
+            if max == 0 {
+                // XEP-0059 §2.7: only the count is asked for.
+                return Ok(Items { total: state.items, ..Items::default() });
+            }
+            // XEP-0059 §2.4: a cursor that is not there is item-not-found.
+            let place = |id: &str| -> Decided<u64> {
+                let id = ItemId::parse(id).map_err(|_| Refusal::ItemNotFound)?;
+                Ok(visible(r, node, &id)?.ok_or(Refusal::ItemNotFound)?.place)
+            };
+            match (&page.after, &page.before) {
+                (Some(after), _) => (r.items(node.id, place(after)? + 1, end, max + 1, false)?, false, max),
+                (None, Some(before)) => {
+                    let to = if before.is_empty() { end } else { place(before)? };
+                    (r.items(node.id, from, to, max + 1, true)?, true, max)
+                }
+                (None, None) => (r.items(node.id, from, end, max + 1, false)?, false, max),
+            }
+        }
+    };
+    let found = rows.len();
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    for item in rows {
+        if items.len() >= asked.min(ITEMS_MOST) {
+            break;
+        }
+        if may_see(viewer, node, &item).is_err() {
+            continue;
+        }
+        let payload = r.payload(item.version)?.unwrap_or_default();
+        bytes += payload.len() + 200;
+        if bytes > BYTES_MOST && !items.is_empty() {
+            break;
+        }
+        items.push((item, payload));
+    }
+    let complete = found <= items.len();
+    if newest_first {
+        items.reverse();
+    }
+    let first_index = match which {
+        Which::Page(Page { after: None, before: None, .. }) => Some(0),
+        Which::Page(Page { after: None, before: Some(before), .. }) if before.is_empty() => {
+            Some(state.items.saturating_sub(items.len() as u64))
+        }
+        _ => None,
+    };
+    Ok(Items { items, complete, total: state.items, first_index })
+}
