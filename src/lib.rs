@@ -5,4 +5,7 @@
 
 pub mod base;
 pub mod domain;
+pub mod format;
+pub mod network;
+pub mod service;
 pub mod store;

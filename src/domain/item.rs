@@ -52,8 +52,10 @@ pub struct Item {
     pub event: u64,
     pub published: Timestamp,
     pub updated: Timestamp,
-    /// Who published it, bare.
+    /// Who published it, bare: the Jabber account that may replace and retract it.
     pub publisher: BareJid,
+    /// As whom it is shown: the virtual JID of the publisher's account, or the same address.
+    pub author: BareJid,
     /// The `atom:id`, minted once; `None` where the payload is no Atom entry.
     pub atom_id: Option<String>,
     /// The id the client wrote, if another: an alias within its account.

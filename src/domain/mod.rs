@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod delivery;
+pub mod entry;
 pub mod error;
 pub mod event;
 pub mod hub;

@@ -1,15 +1,14 @@
 //! The hub of our feeds (WebSub, PubSubHubbub 0.3/0.4): requests, verified intents, leases. The queue asks the
 //! callbacks; here is decided what that means.
 
-use super::places::node_ref;
-use super::{Decided, Service};
+use super::Service;
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
-use crate::domain::event::{Event, NodeRef, What};
+use crate::domain::event::{NodeRef, What};
 use crate::domain::hub::{HubSubscription, Intent, Mode};
-use crate::store::{Counter, Lane, Read, StoreError, Tx, kv};
+use crate::store::{Counter, Lane, StoreError, Tx, kv};
 
 /// Leases in seconds: what is granted if nothing is asked, and the bounds of what may be.
 pub const LEASE_DEFAULT: u64 = 10 * 24 * 3600;

@@ -15,7 +15,13 @@ const LIST_MOST: usize = 2000;
 
 impl Service {
     /// All subscriptions of a node, pending ones included.
-    pub async fn subscriptions(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<Vec<Subscription>, Refusal> {
+    pub async fn subscriptions(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+    ) -> Result<Vec<Subscription>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
@@ -26,7 +32,14 @@ impl Service {
     }
 
     /// Sets subscriptions: `None` ends one (XEP-0060 §8.8.2). All of them, or none.
-    pub async fn set_subscriptions(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, changes: Vec<(Jid, Option<SubscriptionState>)>) -> Result<(), Refusal> {
+    pub async fn set_subscriptions(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+        changes: Vec<(Jid, Option<SubscriptionState>)>,
+    ) -> Result<(), Refusal> {
         let inner = self.clone();
         let subids: Vec<String> = changes.iter().map(|_| self.ids.token(12)).collect();
         if changes.len() > CHANGE_MOST {
@@ -59,7 +72,13 @@ impl Service {
     }
 
     /// All affiliations of a node.
-    pub async fn affiliations(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<Vec<(BareJid, Affiliation)>, Refusal> {
+    pub async fn affiliations(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+    ) -> Result<Vec<(BareJid, Affiliation)>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
@@ -74,7 +93,14 @@ impl Service {
 
     /// Sets affiliations (XEP-0060 §8.9.2): all of them, or none. A node keeps at least one owner; an account's node
     /// keeps the account's. Who becomes an outcast loses the subscription.
-    pub async fn set_affiliations(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, changes: Vec<(BareJid, Affiliation)>) -> Result<(), Refusal> {
+    pub async fn set_affiliations(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+        changes: Vec<(BareJid, Affiliation)>,
+    ) -> Result<(), Refusal> {
         let inner = self.clone();
         if changes.len() > CHANGE_MOST {
             return Err(Refusal::InvalidAffiliation);

@@ -7,13 +7,13 @@ pub mod account;
 pub mod contact;
 mod entries;
 pub mod hub;
+pub mod manage;
 pub mod node;
 pub mod places;
 pub mod publish;
 pub mod retract;
 pub mod retrieve;
 pub mod subscribe;
-pub mod manage;
 
 use std::sync::Arc;
 
@@ -100,6 +100,15 @@ impl Service {
             self.store.commit(Lane::Asked, |_| Ok(Ok::<(), ()>(()))).await.map_err(failed)?.ok();
         }
         turn.pass();
+        self.peek(look).await
+    }
+
+    /// A read of the durable state that waits for nobody.
+    async fn peek<T, F>(&self, look: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
+        T: Send + 'static,
+    {
         let out = self.store.read(move |r| match look(r) {
             Ok(value) => Ok(Ok(value)),
             Err(Stop::Refused(refusal)) => Ok(Err(refusal)),

@@ -36,7 +36,14 @@ fn set_fields(config: &mut NodeConfig, fields: &Fields) -> Result<(), Refusal> {
 
 impl Inner {
     /// A node that is not there yet, if `by` may create it; without rows still.
-    pub(super) fn new_node(&self, place: &Place, service: &BareJid, name: NodeName, by: &BareJid, fields: &Fields) -> Decided<Node> {
+    pub(super) fn new_node(
+        &self,
+        place: &Place,
+        service: &BareJid,
+        name: NodeName,
+        by: &BareJid,
+        fields: &Fields,
+    ) -> Decided<Node> {
         let allowed = match place {
             Place::Component => of_hosts(by, &self.rules.create_nodes_hosts) || self.rules.admins.contains(by),
             Place::Account(account) => account.owner == *by,
@@ -62,7 +69,14 @@ pub(super) fn advance(tx: &mut Tx<'_>, nid: NodeId) -> Decided<u64> {
 
 impl Service {
     /// Creates a node (XEP-0060 §8.1.1, §8.1.3), named by us if `name` is `None` (§8.1.2, "instant").
-    pub async fn create(&self, turn: Turn, by: Jid, service: BareJid, name: Option<NodeName>, fields: Fields) -> Result<NodeName, Refusal> {
+    pub async fn create(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: Option<NodeName>,
+        fields: Fields,
+    ) -> Result<NodeName, Refusal> {
         let inner = self.clone();
         let instant = NodeName::parse(&self.ids.token(20)).map_err(|_| Refusal::InvalidNodeName)?;
         self.decide(turn, move |tx| {
@@ -84,7 +98,13 @@ impl Service {
     }
 
     /// The configuration of a node, for an owner's form (XEP-0060 §8.2.1).
-    pub async fn configuration(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<NodeConfig, Refusal> {
+    pub async fn configuration(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+    ) -> Result<NodeConfig, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
@@ -95,7 +115,14 @@ impl Service {
     }
 
     /// Sets fields of a node's configuration (XEP-0060 §8.2.4); those not named stay as they are.
-    pub async fn configure(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, fields: Fields) -> Result<(), Refusal> {
+    pub async fn configure(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+        fields: Fields,
+    ) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
             let by = bare(&by);
@@ -161,7 +188,13 @@ impl Service {
     }
 
     /// Whether `jid` owns the node: for the edge, which asks owners and nobody else.
-    pub async fn affiliation(&self, turn: Turn, jid: BareJid, service: BareJid, name: NodeName) -> Result<Affiliation, Refusal> {
+    pub async fn affiliation(
+        &self,
+        turn: Turn,
+        jid: BareJid,
+        service: BareJid,
+        name: NodeName,
+    ) -> Result<Affiliation, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;

@@ -2,8 +2,8 @@
 
 use jid::BareJid;
 
-use super::{Decided, Inner, Stop, account, of_hosts};
-use crate::domain::address::{LocalName, Whom};
+use super::{Decided, Inner, Stop, account};
+use crate::domain::address::Whom;
 use crate::domain::error::Refusal;
 use crate::domain::event::{Event, NodeRef, What};
 use crate::domain::node::{MICROBLOG, Node, NodeId, NodeKind, NodeName, NodeState};
@@ -47,13 +47,6 @@ impl Inner {
         }
     }
 
-    /// Whether a first write of `by` makes the account `name`.
-    fn is_namesake(&self, name: &LocalName, by: &BareJid) -> bool {
-        self.rules.registration != super::Registration::Closed
-            && of_hosts(by, &self.rules.auto_register_hosts)
-            && by.node().is_some_and(|local| local.as_str() == name.as_str())
-    }
-
     /// The node `name` at `service`. Microblog and comments nodes of an account exist by themselves: one without rows
     /// yet comes with the id 0, and [`Inner::materialise`] gives it some.
     pub(super) fn find(&self, r: &dyn Read, service: &BareJid, name: &NodeName) -> Decided<Option<Node>> {
@@ -61,7 +54,13 @@ impl Inner {
         self.find_at(r, &place, service, name)
     }
 
-    pub(super) fn find_at(&self, r: &dyn Read, place: &Place, service: &BareJid, name: &NodeName) -> Decided<Option<Node>> {
+    pub(super) fn find_at(
+        &self,
+        r: &dyn Read,
+        place: &Place,
+        service: &BareJid,
+        name: &NodeName,
+    ) -> Decided<Option<Node>> {
         if let Some(node) = r.node_named(service, name)? {
             return Ok(Some(node));
         }
@@ -97,7 +96,12 @@ impl Inner {
     }
 
     /// What `jid` is to `node`, which may be without rows.
-    pub(super) fn standing(&self, r: &dyn Read, node: &Node, jid: &BareJid) -> Decided<crate::domain::policy::Standing> {
+    pub(super) fn standing(
+        &self,
+        r: &dyn Read,
+        node: &Node,
+        jid: &BareJid,
+    ) -> Decided<crate::domain::policy::Standing> {
         let mut standing = r.standing(node.id, &node.service, jid)?;
         if node.creator == *jid && node.id == NodeId(0) {
             standing.affiliation = Affiliation::Owner;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use jid::{BareJid, Jid};
 
-use super::entries::{Draft, Prepared};
+use super::entries::{Draft, Prepared, Writer};
 use super::node::Fields;
 use super::places::{Place, visible};
 use super::{Decided, Inner, Service, bare};
@@ -57,8 +57,16 @@ impl Service {
             Some(payload) => Some(Draft::read(payload, kind)?),
             None => None,
         };
+        // Only what people sign needs an author; a leaf node's payload is nobody's business.
+        let writer = match (kind.holds_entries(), &draft) {
+            (true, Some(_)) => {
+                let (inner, service, by) = (self.clone(), publish.service.clone(), by.clone());
+                self.peek(move |r| inner.writer(r, &service, &by)).await?
+            }
+            _ => Writer::plain(&by),
+        };
         let prepared = match &draft {
-            Some(draft) => Some(self.prepare(draft, &publish.service, &publish.node, &id, &by, None)?),
+            Some(draft) => Some(self.prepare(draft, &publish.service, &publish.node, &id, &writer, None)?),
             None => None,
         };
         self.decide(turn, move |tx| {
@@ -75,13 +83,14 @@ impl Service {
                 // XEP-0060 §7.1.3.5: what is kept, or told with its payload, needs one.
                 return match node.config.persist_items || node.config.deliver_payloads {
                     true => Err(Refusal::PayloadRequired.into()),
-                    false => inner.keep(tx, &node, &id, &by, None, &Prepared::empty()),
+                    false => inner.keep(tx, &node, &id, &by, None, &Prepared::empty(), &writer),
                 };
             };
-            // An edit keeps the identity and the date of what it replaces: written anew with those.
+            // An edit keeps the identity, the date and the author of what it replaces: written anew with those.
             let edited = match (&existing, &draft) {
                 (Some(item), Some(draft)) if node.kind.holds_entries() => {
-                    Some(inner.prepare(draft, &publish.service, &publish.node, &id, &item.publisher, Some(item))?)
+                    let writer = inner.writer(tx.read(), &publish.service, &item.publisher)?;
+                    Some(inner.prepare(draft, &publish.service, &publish.node, &id, &writer, Some(item))?)
                 }
                 _ => None,
             };
@@ -89,7 +98,7 @@ impl Service {
             if prepared.payload.len() > node.config.max_payload_size as usize {
                 return Err(Refusal::PayloadTooBig.into());
             }
-            inner.keep(tx, &node, &id, &by, existing, prepared)
+            inner.keep(tx, &node, &id, &by, existing, prepared, &writer)
         })
         .await
     }
@@ -129,14 +138,24 @@ impl Inner {
     }
 
     /// Writes the item and its payload, trims, and promises to tell.
-    fn keep(&self, tx: &mut Tx<'_>, node: &Node, id: &ItemId, by: &BareJid, existing: Option<Item>, prepared: &Prepared) -> Decided<ItemId> {
+    fn keep(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &Node,
+        id: &ItemId,
+        by: &BareJid,
+        existing: Option<Item>,
+        prepared: &Prepared,
+        writer: &Writer,
+    ) -> Decided<ItemId> {
         let now = self.clock.now();
         let version = Version(tx.next(Counter::Version));
         let mut state = tx.read().node_state(node.id)?;
         state.seq += 1;
         let publisher = existing.as_ref().map_or(by, |item| &item.publisher).clone();
         tx.put_payload(version, prepared.payload.clone())?;
-        let told = What::Published { item: id.clone(), version, publisher: publisher.clone() };
+        let author = existing.as_ref().map_or(&writer.jid, |item| &item.author).clone();
+        let told = What::Published { item: id.clone(), version, publisher: author.clone() };
         let event = tx.emit(&self.event(node, state.seq, told))?;
         if node.config.persist_items {
             let item = Item {
@@ -147,6 +166,7 @@ impl Inner {
                 published: existing.as_ref().map_or(now, |item| item.published),
                 updated: now,
                 publisher,
+                author,
                 atom_id: prepared.atom_id.clone(),
                 alias: prepared.alias.clone(),
                 audience: existing.as_ref().map_or(Audience::Node, |item| item.audience),

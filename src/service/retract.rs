@@ -17,7 +17,15 @@ pub const RETRACT_MOST: usize = 50;
 impl Service {
     /// Retracts items: all of them, or none. Subscribers are told if the node tells retractions or the request asks
     /// for it (`notify`, XEP-0060 §7.2.2.1).
-    pub async fn retract(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, items: Vec<ItemId>, notify: bool) -> Result<(), Refusal> {
+    pub async fn retract(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+        items: Vec<ItemId>,
+        notify: bool,
+    ) -> Result<(), Refusal> {
         let inner = self.clone();
         if items.is_empty() || items.len() > RETRACT_MOST {
             return Err(Refusal::RetractItemRequired);
@@ -37,7 +45,10 @@ impl Service {
                 let item = visible(tx.read(), &node, id)?;
                 let owner = standing.affiliation == Affiliation::Owner;
                 // Who may not retract learns nothing about what is there.
-                let allowed = owner || item.as_ref().is_some_and(|item| item.publisher == by && standing.affiliation != Affiliation::Outcast);
+                let allowed = owner
+                    || item
+                        .as_ref()
+                        .is_some_and(|item| item.publisher == by && standing.affiliation != Affiliation::Outcast);
                 if !allowed {
                     let publisher = matches!(standing.affiliation, Affiliation::Publisher);
                     return Err(match item.is_none() && publisher {

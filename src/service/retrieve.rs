@@ -87,7 +87,14 @@ pub struct FeedPage {
 
 impl Service {
     /// Items of a node as `by` may see them.
-    pub async fn items(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName, which: Which) -> Result<Items, Refusal> {
+    pub async fn items(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: NodeName,
+        which: Which,
+    ) -> Result<Items, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let by = bare(&by);
@@ -117,7 +124,14 @@ impl Service {
 
     /// The nodes at `service` in the order of their names, behind `behind`. Closed nodes are listed for nobody but
     /// those who may read them; nodes that only exist by themselves are: an account's microblog.
-    pub async fn nodes(&self, turn: Turn, by: BareJid, service: BareJid, behind: Option<NodeName>, limit: usize) -> Result<Vec<Node>, Refusal> {
+    pub async fn nodes(
+        &self,
+        turn: Turn,
+        by: BareJid,
+        service: BareJid,
+        behind: Option<NodeName>,
+        limit: usize,
+    ) -> Result<Vec<Node>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let place = inner.place(r, &service)?;
@@ -147,13 +161,26 @@ impl Service {
         self.look(turn, move |r| {
             let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
             let NodeState { subscribers, items, .. } = r.node_state(node.id)?;
-            Ok(NodeInfo { name: node.name, config: node.config, creator: node.creator, created: node.created, subscribers, items })
+            Ok(NodeInfo {
+                name: node.name,
+                config: node.config,
+                creator: node.creator,
+                created: node.created,
+                subscribers,
+                items,
+            })
         })
         .await
     }
 
     /// One's own subscriptions at `service`, to all nodes or one (XEP-0060 §5.6).
-    pub async fn own_subscriptions(&self, turn: Turn, by: Jid, service: BareJid, name: Option<NodeName>) -> Result<Vec<(NodeName, Subscription)>, Refusal> {
+    pub async fn own_subscriptions(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: Option<NodeName>,
+    ) -> Result<Vec<(NodeName, Subscription)>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             inner.place(r, &service)?;
@@ -170,7 +197,13 @@ impl Service {
     }
 
     /// One's own affiliations at `service`, to all nodes or one (XEP-0060 §5.7).
-    pub async fn own_affiliations(&self, turn: Turn, by: Jid, service: BareJid, name: Option<NodeName>) -> Result<Vec<(NodeName, Affiliation)>, Refusal> {
+    pub async fn own_affiliations(
+        &self,
+        turn: Turn,
+        by: Jid,
+        service: BareJid,
+        name: Option<NodeName>,
+    ) -> Result<Vec<(NodeName, Affiliation)>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             inner.place(r, &service)?;
@@ -187,7 +220,11 @@ impl Service {
     }
 
     /// All subscriptions of a Jabber account, with the address of each node: for the chat word `list`.
-    pub async fn following(&self, turn: Turn, by: BareJid) -> Result<Vec<(BareJid, NodeName, SubscriptionState)>, Refusal> {
+    pub async fn following(
+        &self,
+        turn: Turn,
+        by: BareJid,
+    ) -> Result<Vec<(BareJid, NodeName, SubscriptionState)>, Refusal> {
         self.look(turn, move |r| {
             let mut found = Vec::new();
             for (nid, subscription) in r.subscriptions_of(&by, 1000)? {
@@ -210,7 +247,8 @@ impl Service {
             let mut items = Vec::new();
             let rows = r.items(node.id, floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
             let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
-            for item in rows.into_iter().take(limit) {
+            // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
+            for item in rows.into_iter().take(limit).filter(|item| item.atom_id.is_some()) {
                 if may_see(Viewer::Public, &node, &item).is_ok()
                     && let Some(payload) = r.payload(item.version)?
                 {
@@ -228,7 +266,7 @@ impl Service {
         let inner = self.clone();
         self.look(Turn::free(), move |r| {
             let (account, node) = inner.public_microblog(r, &name)?;
-            let item = visible(r, &node, &id)?.ok_or(Refusal::ItemNotFound)?;
+            let item = visible(r, &node, &id)?.filter(|item| item.atom_id.is_some()).ok_or(Refusal::ItemNotFound)?;
             may_see(Viewer::Public, &node, &item)?;
             let payload = r.payload(item.version)?.ok_or(Refusal::ItemNotFound)?;
             Ok((account, item, payload))

@@ -17,7 +17,14 @@ const MOST: usize = 10_000;
 
 impl Service {
     /// Subscribes `jid`, the sender's own address, bare or full. A second request gets the first subscription again.
-    pub async fn subscribe(&self, turn: Turn, by: Jid, jid: Jid, service: BareJid, name: NodeName) -> Result<Subscription, Refusal> {
+    pub async fn subscribe(
+        &self,
+        turn: Turn,
+        by: Jid,
+        jid: Jid,
+        service: BareJid,
+        name: NodeName,
+    ) -> Result<Subscription, Refusal> {
         let inner = self.clone();
         let subid = self.ids.token(12);
         if bare(&jid) != bare(&by) {
@@ -61,7 +68,15 @@ impl Service {
     }
 
     /// Ends a subscription. With a `subid`, only that one (XEP-0060 §6.2.3.5).
-    pub async fn unsubscribe(&self, turn: Turn, by: Jid, jid: Jid, service: BareJid, name: NodeName, subid: Option<String>) -> Result<(), Refusal> {
+    pub async fn unsubscribe(
+        &self,
+        turn: Turn,
+        by: Jid,
+        jid: Jid,
+        service: BareJid,
+        name: NodeName,
+        subid: Option<String>,
+    ) -> Result<(), Refusal> {
         let inner = self.clone();
         if bare(&jid) != bare(&by) {
             return Err(Refusal::InsufficientPrivileges);
@@ -79,7 +94,16 @@ impl Service {
 
     /// An owner's answer to a pending request (XEP-0060 §8.6): the subscriber is told either way. `Ok` also if the
     /// request is no longer pending.
-    pub async fn approve(&self, turn: Turn, by: Jid, jid: Jid, service: BareJid, name: NodeName, subid: Option<String>, allow: bool) -> Result<(), Refusal> {
+    pub async fn approve(
+        &self,
+        turn: Turn,
+        by: Jid,
+        jid: Jid,
+        service: BareJid,
+        name: NodeName,
+        subid: Option<String>,
+        allow: bool,
+    ) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
             let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
@@ -98,7 +122,13 @@ impl Service {
 
 impl Inner {
     /// Moves a subscription to `state`, or ends it, and tells the subscriber.
-    pub(super) fn settle(&self, tx: &mut Tx<'_>, node: &Node, there: &Subscription, state: Option<SubscriptionState>) -> Decided<()> {
+    pub(super) fn settle(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &Node,
+        there: &Subscription,
+        state: Option<SubscriptionState>,
+    ) -> Decided<()> {
         match state {
             None => end(tx, node, there)?,
             Some(state) => {
@@ -138,7 +168,7 @@ impl Inner {
             item: item.id,
             version: item.version,
             published: item.published,
-            publisher: item.publisher,
+            publisher: item.author,
         };
         tx.emit(&self.event(node, state.seq, what))?;
         Ok(())
