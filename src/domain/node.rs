@@ -45,6 +45,14 @@ impl NodeName {
     }
 }
 
+/// Where a node is found: XEP-0060 §4.6, "JID+NodeID".
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NodeAddress {
+    /// `C`, or the virtual JID of an account.
+    pub service: BareJid,
+    pub name: NodeName,
+}
+
 /// The internal id of a node. Never used again: a node deleted and made anew under the same name is another node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

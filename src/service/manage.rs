@@ -5,7 +5,7 @@ use jid::{BareJid, Jid};
 use super::{Service, bare};
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
-use crate::domain::node::NodeName;
+use crate::domain::node::NodeAddress;
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 
@@ -15,16 +15,10 @@ const LIST_MOST: usize = 2000;
 
 impl Service {
     /// All subscriptions of a node, pending ones included.
-    pub async fn subscriptions(
-        &self,
-        turn: Turn,
-        by: Jid,
-        service: BareJid,
-        name: NodeName,
-    ) -> Result<Vec<Subscription>, Refusal> {
+    pub async fn subscriptions(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<Vec<Subscription>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Manage, &node).map_err(|_| Refusal::ManageForbidden)?;
             Ok(r.subscriptions(node.id, &[], LIST_MOST)?.into_iter().map(|(_, s)| s).collect())
         })
@@ -36,8 +30,7 @@ impl Service {
         &self,
         turn: Turn,
         by: Jid,
-        service: BareJid,
-        name: NodeName,
+        at: NodeAddress,
         changes: Vec<(Jid, Option<SubscriptionState>)>,
     ) -> Result<(), Refusal> {
         let inner = self.clone();
@@ -46,7 +39,7 @@ impl Service {
             return Err(Refusal::InvalidSubscriptionState);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for ((jid, state), subid) in changes.iter().zip(&subids) {
@@ -76,12 +69,11 @@ impl Service {
         &self,
         turn: Turn,
         by: Jid,
-        service: BareJid,
-        name: NodeName,
+        at: NodeAddress,
     ) -> Result<Vec<(BareJid, Affiliation)>, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Manage, &node)?;
             if node.id.0 == 0 {
                 return Ok(vec![(node.creator, Affiliation::Owner)]);
@@ -97,8 +89,7 @@ impl Service {
         &self,
         turn: Turn,
         by: Jid,
-        service: BareJid,
-        name: NodeName,
+        at: NodeAddress,
         changes: Vec<(BareJid, Affiliation)>,
     ) -> Result<(), Refusal> {
         let inner = self.clone();
@@ -106,7 +97,7 @@ impl Service {
             return Err(Refusal::InvalidAffiliation);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for (jid, affiliation) in &changes {

@@ -7,7 +7,7 @@ use super::{Decided, Inner, Service, bare, of_hosts};
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
-use crate::domain::node::{Node, NodeId, NodeKind, NodeName};
+use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeName};
 use crate::domain::node_config::{FieldError, NodeConfig};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::Affiliation;
@@ -98,16 +98,10 @@ impl Service {
     }
 
     /// The configuration of a node, for an owner's form (XEP-0060 §8.2.1).
-    pub async fn configuration(
-        &self,
-        turn: Turn,
-        by: Jid,
-        service: BareJid,
-        name: NodeName,
-    ) -> Result<NodeConfig, Refusal> {
+    pub async fn configuration(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<NodeConfig, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Configure, &node)?;
             Ok(node.config)
         })
@@ -115,19 +109,12 @@ impl Service {
     }
 
     /// Sets fields of a node's configuration (XEP-0060 §8.2.4); those not named stay as they are.
-    pub async fn configure(
-        &self,
-        turn: Turn,
-        by: Jid,
-        service: BareJid,
-        name: NodeName,
-        fields: Fields,
-    ) -> Result<(), Refusal> {
+    pub async fn configure(&self, turn: Turn, by: Jid, at: NodeAddress, fields: Fields) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
             let by = bare(&by);
-            let place = inner.place_for_write(tx, &service, &by)?;
-            let node = inner.find_at(tx.read(), &place, &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let place = inner.place_for_write(tx, &at.service, &by)?;
+            let node = inner.find_at(tx.read(), &place, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &by)?, Verb::Configure, &node)?;
             let mut node = inner.materialise(tx, node)?;
             let before = node.config.clone();
@@ -146,10 +133,10 @@ impl Service {
     }
 
     /// Deletes a node (XEP-0060 §8.4.1). Its subscribers are told; its rows are swept away after.
-    pub async fn delete(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<(), Refusal> {
+    pub async fn delete(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Delete, &node)?;
             if node.id == NodeId(0) {
                 return Ok(());
@@ -163,10 +150,10 @@ impl Service {
     }
 
     /// Removes all items of a node (XEP-0060 §8.5.1). Nobody sees them from now on; a sweep frees their rows.
-    pub async fn purge(&self, turn: Turn, by: Jid, service: BareJid, name: NodeName) -> Result<(), Refusal> {
+    pub async fn purge(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Purge, &node)?;
             if !node.config.persist_items {
                 return Err(Refusal::PurgePersistentItemsOff.into());
@@ -188,16 +175,10 @@ impl Service {
     }
 
     /// Whether `jid` owns the node: for the edge, which asks owners and nobody else.
-    pub async fn affiliation(
-        &self,
-        turn: Turn,
-        jid: BareJid,
-        service: BareJid,
-        name: NodeName,
-    ) -> Result<Affiliation, Refusal> {
+    pub async fn affiliation(&self, turn: Turn, jid: BareJid, at: NodeAddress) -> Result<Affiliation, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             Ok(inner.standing(r, &node, &jid)?.affiliation)
         })
         .await

@@ -11,7 +11,7 @@ use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
 use crate::domain::item::{Audience, Item, ItemId, Version};
-use crate::domain::node::{Node, NodeId, NodeKind, NodeName, NodeState};
+use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeState};
 use crate::domain::node_config::{FieldError, ITEMS_MAX};
 use crate::domain::policy::{Verb, may};
 use crate::store::{Counter, Tx};
@@ -20,8 +20,7 @@ use crate::store::{Counter, Tx};
 #[derive(Clone, Debug)]
 pub struct Publish {
     pub by: Jid,
-    pub service: BareJid,
-    pub node: NodeName,
+    pub at: NodeAddress,
     /// The client's id, or `None` for one of ours (XEP-0060 §7.1.2, "ItemID").
     pub item: Option<ItemId>,
     pub payload: Option<Payload>,
@@ -38,6 +37,14 @@ pub enum Payload {
     Text(String),
 }
 
+/// One publish, as far as it is decided beforehand.
+#[derive(Clone, Copy)]
+struct Post<'a> {
+    id: &'a ItemId,
+    by: &'a BareJid,
+    author: &'a BareJid,
+}
+
 /// A trim removes at most this many items with one publish; what is left goes with the next ones.
 const TRIM: usize = 16;
 
@@ -46,7 +53,7 @@ impl Service {
     /// the edge of `max_items`, and the Event are one act.
     pub async fn publish(&self, turn: Turn, publish: Publish) -> Result<ItemId, Refusal> {
         let inner = self.clone();
-        let kind = NodeKind::of(&publish.node, self.addresses.component != publish.service);
+        let kind = NodeKind::of(&publish.at.name, self.addresses.component != publish.at.service);
         let id = match &publish.item {
             Some(id) => id.clone(),
             None => ItemId::parse(&self.ids.token(16)).map_err(|_| Refusal::InvalidItemId)?,
@@ -60,17 +67,18 @@ impl Service {
         // Only what people sign needs an author; a leaf node's payload is nobody's business.
         let writer = match (kind.holds_entries(), &draft) {
             (true, Some(_)) => {
-                let (inner, service, by) = (self.clone(), publish.service.clone(), by.clone());
+                let (inner, service, by) = (self.clone(), publish.at.service.clone(), by.clone());
                 self.peek(move |r| inner.writer(r, &service, &by)).await?
             }
             _ => Writer::plain(&by),
         };
         let prepared = match &draft {
-            Some(draft) => Some(self.prepare(draft, &publish.service, &publish.node, &id, &writer, None)?),
+            Some(draft) => Some(self.prepare(draft, &publish.at.service, &publish.at.name, &id, &writer, None)?),
             None => None,
         };
         self.decide(turn, move |tx| {
-            let place = inner.place_for_write(tx, &publish.service, &by)?;
+            let post = Post { id: &id, by: &by, author: &writer.jid };
+            let place = inner.place_for_write(tx, &publish.at.service, &by)?;
             let node = inner.node_for_publish(tx, &place, &publish, &by)?;
             let existing = visible(tx.read(), &node, &id)?;
             if let Some(item) = &existing
@@ -83,14 +91,14 @@ impl Service {
                 // XEP-0060 §7.1.3.5: what is kept, or told with its payload, needs one.
                 return match node.config.persist_items || node.config.deliver_payloads {
                     true => Err(Refusal::PayloadRequired.into()),
-                    false => inner.keep(tx, &node, &id, &by, None, &Prepared::empty(), &writer),
+                    false => inner.keep(tx, &node, post, None, &Prepared::empty()),
                 };
             };
             // An edit keeps the identity, the date and the author of what it replaces: written anew with those.
             let edited = match (&existing, &draft) {
                 (Some(item), Some(draft)) if node.kind.holds_entries() => {
-                    let writer = inner.writer(tx.read(), &publish.service, &item.publisher)?;
-                    Some(inner.prepare(draft, &publish.service, &publish.node, &id, &writer, Some(item))?)
+                    let writer = inner.writer(tx.read(), &publish.at.service, &item.publisher)?;
+                    Some(inner.prepare(draft, &publish.at.service, &publish.at.name, &id, &writer, Some(item))?)
                 }
                 _ => None,
             };
@@ -98,7 +106,7 @@ impl Service {
             if prepared.payload.len() > node.config.max_payload_size as usize {
                 return Err(Refusal::PayloadTooBig.into());
             }
-            inner.keep(tx, &node, &id, &by, existing, prepared, &writer)
+            inner.keep(tx, &node, post, existing, prepared)
         })
         .await
     }
@@ -107,13 +115,13 @@ impl Service {
 impl Inner {
     /// The node to publish to, with rows; made now if that is due.
     fn node_for_publish(&self, tx: &mut Tx<'_>, place: &Place, publish: &Publish, by: &BareJid) -> Decided<Node> {
-        let Some(node) = self.find_at(tx.read(), place, &publish.service, &publish.node)? else {
+        let Some(node) = self.find_at(tx.read(), place, &publish.at.service, &publish.at.name)? else {
             // Auto-create (XEP-0060 §7.1.4): for who could create it; others learn only that it is not there.
             let missing = |_| Refusal::PublishNodeNotFound;
-            if publish.node.commented_item().is_some() && matches!(place, Place::Account(_)) {
+            if publish.at.name.commented_item().is_some() && matches!(place, Place::Account(_)) {
                 return Err(Refusal::PublishNodeNotFound.into());
             }
-            let node = match self.new_node(place, &publish.service, publish.node.clone(), by, &publish.options) {
+            let node = match self.new_node(place, &publish.at.service, publish.at.name.clone(), by, &publish.options) {
                 Err(super::Stop::Refused(refusal @ Refusal::CreateForbidden)) => return Err(missing(refusal).into()),
                 other => other?,
             };
@@ -123,7 +131,8 @@ impl Inner {
         let mut node = node;
         if node.id == NodeId(0) && node.creator == *by {
             // The first publish of its owner configures a node that existed only by itself.
-            node.config = self.new_node(place, &publish.service, publish.node.clone(), by, &publish.options)?.config;
+            node.config =
+                self.new_node(place, &publish.at.service, publish.at.name.clone(), by, &publish.options)?.config;
         }
         for (var, values) in &publish.options {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
@@ -142,19 +151,18 @@ impl Inner {
         &self,
         tx: &mut Tx<'_>,
         node: &Node,
-        id: &ItemId,
-        by: &BareJid,
+        post: Post<'_>,
         existing: Option<Item>,
         prepared: &Prepared,
-        writer: &Writer,
     ) -> Decided<ItemId> {
+        let Post { id, by, author } = post;
         let now = self.clock.now();
         let version = Version(tx.next(Counter::Version));
         let mut state = tx.read().node_state(node.id)?;
         state.seq += 1;
         let publisher = existing.as_ref().map_or(by, |item| &item.publisher).clone();
         tx.put_payload(version, prepared.payload.clone())?;
-        let author = existing.as_ref().map_or(&writer.jid, |item| &item.author).clone();
+        let author = existing.as_ref().map_or(author, |item| &item.author).clone();
         let told = What::Published { item: id.clone(), version, publisher: author.clone() };
         let event = tx.emit(&self.event(node, state.seq, told))?;
         if node.config.persist_items {

@@ -1,6 +1,6 @@
 //! Retract (XEP-0060 §7.2).
 
-use jid::{BareJid, Jid};
+use jid::Jid;
 
 use super::places::visible;
 use super::{Service, bare};
@@ -8,7 +8,7 @@ use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
 use crate::domain::item::ItemId;
-use crate::domain::node::{NodeId, NodeName};
+use crate::domain::node::{NodeAddress, NodeId};
 use crate::domain::subscription::Affiliation;
 
 /// One retract request names at most this many items.
@@ -21,8 +21,7 @@ impl Service {
         &self,
         turn: Turn,
         by: Jid,
-        service: BareJid,
-        name: NodeName,
+        at: NodeAddress,
         items: Vec<ItemId>,
         notify: bool,
     ) -> Result<(), Refusal> {
@@ -32,7 +31,7 @@ impl Service {
         }
         self.decide(turn, move |tx| {
             let by = bare(&by);
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             if !node.config.persist_items {
                 return Err(Refusal::PersistentItemsOff.into());
             }

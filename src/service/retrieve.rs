@@ -11,7 +11,7 @@ use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
 use crate::domain::item::{Item, ItemId};
-use crate::domain::node::{Node, NodeId, NodeName, NodeState};
+use crate::domain::node::{Node, NodeAddress, NodeId, NodeName, NodeState};
 use crate::domain::node_config::NodeConfig;
 use crate::domain::policy::{Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
@@ -87,18 +87,11 @@ pub struct FeedPage {
 
 impl Service {
     /// Items of a node as `by` may see them.
-    pub async fn items(
-        &self,
-        turn: Turn,
-        by: Jid,
-        service: BareJid,
-        name: NodeName,
-        which: Which,
-    ) -> Result<Items, Refusal> {
+    pub async fn items(&self, turn: Turn, by: Jid, at: NodeAddress, which: Which) -> Result<Items, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
             let by = bare(&by);
-            let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             let standing = inner.standing(r, &node, &by)?;
             may(standing, Verb::Retrieve, &node)?;
             if node.id == NodeId(0) {
@@ -156,10 +149,10 @@ impl Service {
     }
 
     /// A node's metadata.
-    pub async fn node_info(&self, turn: Turn, service: BareJid, name: NodeName) -> Result<NodeInfo, Refusal> {
+    pub async fn node_info(&self, turn: Turn, at: NodeAddress) -> Result<NodeInfo, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             let NodeState { subscribers, items, .. } = r.node_state(node.id)?;
             Ok(NodeInfo {
                 name: node.name,

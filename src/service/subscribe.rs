@@ -1,12 +1,12 @@
 //! Subscribe and unsubscribe (XEP-0060 §6.1, §6.2), and the owner's yes or no to who asked (§8.6).
 
-use jid::{BareJid, Jid};
+use jid::Jid;
 
 use super::{Decided, Inner, Service, bare};
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
-use crate::domain::node::{Node, NodeId, NodeName};
+use crate::domain::node::{Node, NodeAddress, NodeId};
 use crate::domain::node_config::{AccessModel, SendLast};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
@@ -17,14 +17,7 @@ const MOST: usize = 10_000;
 
 impl Service {
     /// Subscribes `jid`, the sender's own address, bare or full. A second request gets the first subscription again.
-    pub async fn subscribe(
-        &self,
-        turn: Turn,
-        by: Jid,
-        jid: Jid,
-        service: BareJid,
-        name: NodeName,
-    ) -> Result<Subscription, Refusal> {
+    pub async fn subscribe(&self, turn: Turn, by: Jid, jid: Jid, at: NodeAddress) -> Result<Subscription, Refusal> {
         let inner = self.clone();
         let subid = self.ids.token(12);
         if bare(&jid) != bare(&by) {
@@ -32,7 +25,7 @@ impl Service {
         }
         self.decide(turn, move |tx| {
             let by = bare(&by);
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             let standing = inner.standing(tx.read(), &node, &by)?;
             may(standing, Verb::Subscribe, &node)?;
             if let Some(there) = tx.read().subscription(node.id, &jid)? {
@@ -73,8 +66,7 @@ impl Service {
         turn: Turn,
         by: Jid,
         jid: Jid,
-        service: BareJid,
-        name: NodeName,
+        at: NodeAddress,
         subid: Option<String>,
     ) -> Result<(), Refusal> {
         let inner = self.clone();
@@ -82,7 +74,7 @@ impl Service {
             return Err(Refusal::InsufficientPrivileges);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             let there = tx.read().subscription(node.id, &jid)?.ok_or(Refusal::NotSubscribed)?;
             if subid.as_ref().is_some_and(|subid| *subid != there.subid) {
                 return Err(Refusal::InvalidSubid.into());
@@ -99,14 +91,13 @@ impl Service {
         turn: Turn,
         by: Jid,
         jid: Jid,
-        service: BareJid,
-        name: NodeName,
+        at: NodeAddress,
         subid: Option<String>,
         allow: bool,
     ) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &service, &name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let Some(there) = tx.read().subscription(node.id, &jid)? else { return Ok(()) };
             let other = subid.as_ref().is_some_and(|subid| *subid != there.subid);
