@@ -9,3 +9,4 @@ pub mod format;
 pub mod network;
 pub mod service;
 pub mod store;
+pub mod xmpp;
