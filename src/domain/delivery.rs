@@ -8,7 +8,9 @@ use super::node::NodeId;
 use crate::base::clock::Timestamp;
 
 /// A delivery is given up, and reported, after this long.
-pub const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Whoever asked to be verified does not wait longer than this.
+const MAX_AGE_INTENT: Duration = Duration::from_secs(6 * 3600);
 
 /// Where deliveries go, in order per destination.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -24,6 +26,19 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// How old a delivery to it may become.
+    pub fn max_age(&self) -> Duration {
+        match self {
+            Destination::Intent(_) => MAX_AGE_INTENT,
+            _ => MAX_AGE,
+        }
+    }
+
+    /// Whether its row outlives its deliveries, so that people can see how it fared.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Destination::Hub(_))
+    }
+
     /// A key that orders by kind; the inverse is not needed, since rows carry the destination.
     pub fn key(&self) -> Vec<u8> {
         match self {

@@ -73,6 +73,12 @@ impl Report {
 pub trait Network: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
+    /// Whether what it plans may be handed over before the plan is durable: for the component's own link, where a
+    /// delivery costs nothing to repeat. Such a network plans an Event in one page.
+    fn is_express(&self) -> bool {
+        false
+    }
+
     /// Whom of this network the Event `seq` concerns, at most `limit` from `cursor` on (empty at the beginning).
     /// Called on the committer: it reads only `view`, and the same call gives the same page.
     fn plan(&self, seq: u64, event: &Event, view: &dyn Read, cursor: &[u8], limit: usize) -> kv::Result<PlanPage>;

@@ -143,7 +143,8 @@ impl Service {
             }
             let seq = advance(tx, node.id)?;
             tx.unname_node(&node)?;
-            tx.emit(&inner.event(&node, seq, What::Deleted))?;
+            let event = tx.emit(&inner.event(&node, seq, What::Deleted))?;
+            tx.mark_for_sweep(node.id, event)?;
             Ok(())
         })
         .await
@@ -167,8 +168,8 @@ impl Service {
             state.items = 0;
             state.bytes = 0;
             tx.put_node_state(node.id, &state)?;
-            tx.mark_for_sweep(node.id)?;
-            tx.emit(&inner.event(&node, state.seq, What::Purged))?;
+            let event = tx.emit(&inner.event(&node, state.seq, What::Purged))?;
+            tx.mark_for_sweep(node.id, event)?;
             Ok(())
         })
         .await

@@ -14,10 +14,10 @@
 //! r<virtual>0<bare>           Contact
 //! p<name>                     Account             o<owner>0<name>   ()
 //! e<seq>                      Event, to be planned                  h<seq>           Planned
-//! d<dest>0<seq>               Delivery            q<due><dest>      Due              D<dest>  DestinationRow
-//! H<host>                     Health of a host
+//! z<seq>                      Event, put aside
+//! d<len><dest><seq>           Delivery            q<due><dest>      Due              D<dest>  State
 //! w<nid><callback>            HubSubscription     W<id>             (NodeId, callback)
-//! x<nid>                      Sweep: a deleted node whose rows are to be removed
+//! x<nid>                      the Event after which the sweep looks at the node
 //! k<name>                     sealed keys of an account (made lazily)
 //! ```
 
@@ -172,9 +172,6 @@ fn due_key(due: Timestamp, destination: &Destination) -> Vec<u8> {
 fn destination_key(destination: &Destination) -> Vec<u8> {
     Key::new(b'D').end(&destination.key())
 }
-fn host_key(host: &str) -> Vec<u8> {
-    Key::new(b'H').end(host.as_bytes())
-}
 fn hub_key(nid: NodeId, callback: &str) -> Vec<u8> {
     Key::new(b'w').num(nid.0).end(callback.as_bytes())
 }
@@ -187,6 +184,7 @@ fn sweep_key(nid: NodeId) -> Vec<u8> {
 
 // ---- reading and writing rows ----
 
+/// The row under `key`.
 fn row<T: DeserializeOwned>(r: &dyn Read, key: &[u8]) -> Result<Option<T>> {
     r.get(key)?.map(|bytes| decode(&bytes)).transpose()
 }

@@ -59,10 +59,12 @@ impl dyn Read + '_ {
         row(self, &atom_key(atom_id))
     }
 
-    /// Nodes with rows that are still to be removed.
-    pub fn sweeps(&self, limit: usize) -> Result<Vec<NodeId>> {
-        let keys = self.range(b"x", &after(b"x"), limit, false)?;
-        keys.iter().map(|(key, _)| Ok(NodeId(number(key, 1)?))).collect()
+    /// Nodes with rows that are still to be removed, each with the Event that must have been told before.
+    pub fn sweeps(&self, limit: usize) -> Result<Vec<(NodeId, u64)>> {
+        rows::<u64>(self, b"x", &[], limit)?
+            .into_iter()
+            .map(|(key, event)| Ok((NodeId(number(&key, 1)?), event)))
+            .collect()
     }
 
     /// Keys of rows of a deleted node, at most `limit`: what a sweep removes next. Payloads are not among them.
@@ -86,15 +88,14 @@ impl Tx<'_> {
         self.put(node_key(node.id), encode(node))
     }
 
-    /// Frees the node's name and marks its rows for the sweep; they stay readable by its id until then.
+    /// Frees the node's name; its rows stay readable by its id until they are swept.
     pub fn unname_node(&mut self, node: &Node) -> Result<()> {
-        self.delete(node_name_key(&node.service, &node.name))?;
-        self.mark_for_sweep(node.id)
+        self.delete(node_name_key(&node.service, &node.name))
     }
 
-    /// Has the sweep look at a node: purged items, or all of it if its name is gone.
-    pub fn mark_for_sweep(&mut self, nid: NodeId) -> Result<()> {
-        self.put(sweep_key(nid), encode(&()))
+    /// Has the sweep look at a node once `event` was told: purged items, or all of it if its name is gone.
+    pub fn mark_for_sweep(&mut self, nid: NodeId, event: u64) -> Result<()> {
+        self.put(sweep_key(nid), encode(&event))
     }
 
     /// The sweep is done with a node that goes on.
@@ -140,7 +141,7 @@ impl Tx<'_> {
     /// Ends an item's hold on a payload: it goes, unless the Event that tells of it is still under way; then it goes
     /// with the Event (see [`Tx::end_event`]).
     pub fn release_payload(&mut self, version: Version, event: u64) -> Result<()> {
-        match (self as &dyn Read).event_alive(event)? {
+        match self.read().event_alive(event)? {
             true => Ok(()),
             false => self.delete(version_key(version)),
         }

@@ -6,11 +6,14 @@ use super::*;
 use crate::domain::delivery::{Delivery, Health};
 use crate::domain::event::Event;
 
-/// An Event that was planned: it lives until `left` deliveries have ended.
+/// An Event that was planned: it lives until its planning is over and `left` deliveries have ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Planned {
     pub event: Event,
     pub left: u64,
+    /// Where planning goes on: the network's name and its cursor. `None` when it is over.
+    #[serde(default)]
+    pub planning: Option<(String, serde_bytes::ByteBuf)>,
 }
 
 /// A destination that has something to do.
@@ -55,8 +58,18 @@ impl dyn Read + '_ {
         }
     }
 
+    /// An Event whose planning is not over.
+    pub fn unplanned(&self, seq: u64) -> Result<Option<Event>> {
+        row(self, &event_key(seq))
+    }
+
     pub fn planned(&self, seq: u64) -> Result<Option<Planned>> {
         row(self, &planned_key(seq))
+    }
+
+    /// Events put aside because their planning failed.
+    pub fn parked(&self, limit: usize) -> Result<Vec<(u64, Event)>> {
+        rows(self, b"z", &[], limit)?.into_iter().map(|(k, e)| Ok((number(&k, 1)?, e))).collect()
     }
 
     /// Whether an Event still has something to tell.
@@ -95,20 +108,28 @@ impl dyn Read + '_ {
         let from = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
         rows(self, b"D", &from, limit)
     }
-
-    pub fn host(&self, host: &str) -> Result<Health> {
-        Ok(row(self, &host_key(host))?.unwrap_or_default())
-    }
 }
 
 impl Tx<'_> {
-    /// Turns an Event into `left` deliveries (written by [`Tx::put_delivery`]); none left ends it.
-    pub fn plan_event(&mut self, seq: u64, event: &Event, left: u64) -> Result<()> {
-        self.delete(event_key(seq))?;
-        match left {
-            0 => self.end_event(seq, event),
-            _ => self.put(planned_key(seq), encode(&Planned { event: event.clone(), left })),
+    /// Notes how far the planning of an Event has come (its deliveries are written by [`Tx::put_delivery`]): `more`
+    /// deliveries with this step, and where to go on, if there is more. The last step with nothing left ends it.
+    pub fn plan_event(&mut self, seq: u64, event: &Event, more: u64, next: Option<(String, Vec<u8>)>) -> Result<()> {
+        let before = self.read().planned(seq)?.map_or(0, |p| p.left);
+        let left = before + more;
+        if next.is_none() {
+            self.delete(event_key(seq))?;
+            if left == 0 {
+                return self.end_event(seq, event);
+            }
         }
+        let planning = next.map(|(network, cursor)| (network, serde_bytes::ByteBuf::from(cursor)));
+        self.put(planned_key(seq), encode(&Planned { event: event.clone(), left, planning }))
+    }
+
+    /// Puts aside an Event that cannot be planned, for a person to look at; it blocks nobody.
+    pub fn park_event(&mut self, seq: u64, event: &Event) -> Result<()> {
+        self.delete(event_key(seq))?;
+        self.put(Key::new(b'z').num(seq).done(), encode(event))
     }
 
     /// Removes an Event whose last delivery ended, and its payload, unless an item still shows it.
@@ -117,7 +138,7 @@ impl Tx<'_> {
         let Some(version) = event.what.version() else { return Ok(()) };
         let shown = match &event.what {
             crate::domain::event::What::Published { item, .. } | crate::domain::event::What::LastItem { item, .. } => {
-                (self as &dyn Read).item(event.node.id, item)?.is_some_and(|item| item.version == version)
+                self.read().item(event.node.id, item)?.is_some_and(|item| item.version == version)
             }
             _ => false,
         };
@@ -131,14 +152,14 @@ impl Tx<'_> {
     /// Ends one delivery, and its Event with the last of them. Doing it twice changes nothing.
     pub fn end_delivery(&mut self, destination: &Destination, event: u64) -> Result<()> {
         let key = delivery_key(destination, event);
-        if (self as &dyn Read).get(&key)?.is_none() {
+        if self.read().get(&key)?.is_none() {
             return Ok(());
         }
         self.delete(key)?;
-        match (self as &dyn Read).planned(event)? {
-            Some(planned) if planned.left <= 1 => self.end_event(event, &planned.event),
+        match self.read().planned(event)? {
+            Some(planned) if planned.left <= 1 && planned.planning.is_none() => self.end_event(event, &planned.event),
             Some(planned) => {
-                let left = planned.left - 1;
+                let left = planned.left.saturating_sub(1);
                 self.put(planned_key(event), encode(&Planned { left, ..planned }))
             }
             None => Ok(()),
@@ -165,9 +186,5 @@ impl Tx<'_> {
             self.delete(due_key(due, &state.destination))?;
         }
         self.delete(destination_key(&state.destination))
-    }
-
-    pub fn put_host(&mut self, host: &str, health: &Health) -> Result<()> {
-        self.put(host_key(host), encode(health))
     }
 }

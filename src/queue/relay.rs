@@ -1,0 +1,234 @@
+//! The relay: asks every network whom an Event concerns, and writes the deliveries; one Change for many Events.
+//!
+//! The component's own subscribers are told at once, from memory, while the plan becomes durable: until then the Event
+//! itself is the promise, so an end in between repeats the notification and loses none.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::worker::Note;
+use super::{Networks, Parts, count};
+use crate::base::clock::Timestamp;
+use crate::base::shutdown::Phase;
+use crate::domain::delivery::{Delivery, Destination};
+use crate::domain::event::Event;
+use crate::network::{Plan, Task};
+use crate::store::tables::State;
+use crate::store::{KvError, Lane, Read, StoreError, Tx};
+
+/// Destinations that have something to do, with the newest Event planned for each.
+type Woken = BTreeMap<Destination, u64>;
+
+/// Events read at a time.
+const EVENTS: usize = 64;
+/// Destinations asked of a network at a time.
+const PAGE: usize = 150;
+/// Rows that planning one destination may take, with some to spare for the Event itself.
+const ROWS_EACH: usize = 4;
+/// A destination with this many deliveries waiting gets no more: what it misses is counted and logged.
+const WAITING_MOST: u64 = 10_000;
+/// An Event is put aside after this many failures.
+const TRIES: u32 = 3;
+
+pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>) {
+    let mut events = parts.store.events();
+    let mut failures: HashMap<u64, u32> = HashMap::new();
+    // The first Event that was not yet told from memory; the store says what is left to plan.
+    let mut next = 0;
+    loop {
+        let newest = *events.borrow_and_update();
+        match step(&parts, &notes, &mut next, &mut failures).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the relay could not plan; it tries again in a second");
+                if !parts.pause(Duration::from_secs(1)).await {
+                    return;
+                }
+                continue;
+            }
+        }
+        tokio::select! {
+            changed = events.wait_for(|now| *now > newest) => if changed.is_err() { return },
+            () = parts.shutdown.reached(Phase::Stopped) => return,
+        }
+    }
+}
+
+/// Plans one batch of Events; whether there may be more.
+async fn step(
+    parts: &Parts,
+    notes: &mpsc::UnboundedSender<Note>,
+    next: &mut u64,
+    failures: &mut HashMap<u64, u32>,
+) -> Result<bool, StoreError> {
+    let networks = parts.networks.clone();
+    let unseen = *next;
+    let read = parts.store.read(move |r| {
+        let events = r.events(0, EVENTS)?;
+        let express = express(r, &networks, events.iter().filter(|(seq, _)| *seq >= unseen));
+        Ok((events, express))
+    });
+    let (events, express) = read.await?;
+    let Some((last, _)) = events.last() else { return Ok(false) };
+    *next = (*next).max(last + 1);
+    let seqs: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
+    // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
+    let planned = plan(parts, &seqs);
+    if !express.is_empty() {
+        let _ = notes.send(Note::Express(express));
+    }
+    match planned.await {
+        Ok(woken) => {
+            if !woken.is_empty() {
+                let _ = notes.send(Note::Woken(woken.into_iter().collect()));
+            }
+            Ok(true)
+        }
+        Err(error) if seqs.len() == 1 && !matches!(error, StoreError::Closed) => {
+            blame(parts, seqs[0], failures, error).await?;
+            Ok(true)
+        }
+        Err(StoreError::Closed) => Err(StoreError::Closed),
+        // One of them is the cause: find out which.
+        Err(_) => {
+            for seq in seqs {
+                match plan(parts, &[seq]).await {
+                    Ok(woken) if !woken.is_empty() => drop(notes.send(Note::Woken(woken.into_iter().collect()))),
+                    Ok(_) => {}
+                    Err(error) => blame(parts, seq, failures, error).await?,
+                }
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// What can be told from memory before the plan is durable: deliveries over the component's own link. An Event that
+/// cannot be planned ends it, so that no later one overtakes an earlier one to the same destination.
+fn express<'a>(
+    r: &dyn Read,
+    networks: &Networks,
+    events: impl Iterator<Item = &'a (u64, Event)>,
+) -> Vec<(Destination, Task)> {
+    let mut tasks = Vec::new();
+    for (seq, event) in events {
+        for network in networks.iter().filter(|network| network.is_express()) {
+            let payload = event.what.version().map(|version| r.payload(version)).transpose().map(Option::flatten);
+            let (Ok(page), Ok(payload)) = (network.plan(*seq, event, r, &[], PAGE), payload) else { return tasks };
+            for plan in page.plans {
+                let task = Task {
+                    seq: *seq,
+                    event: event.clone(),
+                    payload: payload.clone(),
+                    at: event.at,
+                    cursor: Vec::new(),
+                };
+                tasks.push((plan.destination, task));
+            }
+            if page.next.is_some() {
+                return tasks;
+            }
+        }
+    }
+    tasks
+}
+
+/// Counts a failure of planning; the third puts the Event aside.
+async fn blame(parts: &Parts, seq: u64, failures: &mut HashMap<u64, u32>, error: StoreError) -> Result<(), StoreError> {
+    let tries = failures.entry(seq).or_default();
+    *tries += 1;
+    if *tries < TRIES || matches!(error, StoreError::Kv(KvError::Full(_))) {
+        return Err(error);
+    }
+    failures.remove(&seq);
+    tracing::error!(event = seq, %error, "an event could not be planned and was put aside; nobody was told of it");
+    count(&parts.stats.parked, 1);
+    let park = parts.store.commit(Lane::Background, move |tx| {
+        if let Some(event) = tx.read().event(seq)? {
+            tx.park_event(seq, &event)?;
+        }
+        Ok(Ok::<(), ()>(()))
+    });
+    park.await.map(|_| ())
+}
+
+/// Asks for the plan of `seqs` to be made durable; gives the destinations that have something to do now.
+fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<Woken, StoreError>> + use<> {
+    let (networks, stats, now) = (parts.networks.clone(), parts.stats.clone(), parts.clock.now());
+    let seqs = seqs.to_vec();
+    let answer = parts.store.commit(Lane::Background, move |tx| {
+        let mut woken = Woken::new();
+        let (mut events, mut deliveries, mut dropped) = (0, 0, 0);
+        for seq in &seqs {
+            if tx.room() < PAGE * ROWS_EACH + 8 {
+                break;
+            }
+            let Some(event) = tx.read().unplanned(*seq)? else { continue };
+            let begun = tx.read().planned(*seq)?.and_then(|p| p.planning);
+            let (mut at, mut cursor) = match begun {
+                Some((name, cursor)) => {
+                    (networks.iter().position(|n| n.name() == name).unwrap_or(networks.len()), cursor.into_vec())
+                }
+                None => (0, Vec::new()),
+            };
+            let mut more = 0;
+            let next = loop {
+                let Some(network) = networks.get(at) else { break None };
+                let room = tx.room().saturating_sub(8) / ROWS_EACH;
+                if room < 8 {
+                    break Some((network.name().to_owned(), cursor));
+                }
+                let page = network.plan(*seq, &event, tx.read(), &cursor, room.min(PAGE))?;
+                for plan in &page.plans {
+                    match write(tx, *seq, &event, plan, now)? {
+                        true => more += 1,
+                        false => dropped += 1,
+                    }
+                    woken.insert(plan.destination.clone(), *seq);
+                }
+                match page.next {
+                    Some(next) => cursor = next,
+                    None => {
+                        at += 1;
+                        cursor = Vec::new();
+                    }
+                }
+            };
+            events += u64::from(next.is_none());
+            deliveries += more;
+            tx.plan_event(*seq, &event, more, next)?;
+        }
+        Ok(Ok::<_, ()>((woken, events, deliveries, dropped)))
+    });
+    async move {
+        let Ok((woken, events, deliveries, dropped)) = answer.await? else { return Ok(Woken::new()) };
+        count(&stats.events, events);
+        count(&stats.planned, deliveries);
+        count(&stats.overflowed, dropped);
+        if dropped > 0 {
+            tracing::warn!(dropped, "destinations with {WAITING_MOST} deliveries waiting were given no more");
+        }
+        Ok(woken)
+    }
+}
+
+/// Writes one delivery; whether the destination took it.
+fn write(tx: &mut Tx<'_>, seq: u64, event: &Event, plan: &Plan, now: Timestamp) -> Result<bool, KvError> {
+    let before = tx.read().destination(&plan.destination)?;
+    let mut state = before.clone().unwrap_or_else(|| State::new(plan.destination.clone(), plan.host.clone()));
+    if state.waiting >= WAITING_MOST && plan.host.is_some() {
+        return Ok(false);
+    }
+    tx.put_delivery(&plan.destination, &Delivery { event: seq, at: event.at, cursor: Vec::new() })?;
+    state.last_planned = seq;
+    state.waiting += 1;
+    state.host = plan.host.clone();
+    if state.due.is_none() && !state.held {
+        state.due = Some(now.max(state.health.not_before));
+    }
+    tx.put_destination(before.as_ref(), &state)?;
+    Ok(true)
+}
