@@ -1,0 +1,109 @@
+//! Which of the stanzas written are known to be read: pings between them, and who waits for which.
+//!
+//! A server reads a stream in order, so the answer to a ping proves that all before the ping was read. This is the
+//! bookkeeping alone; the lanes put the pings in their place.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::sync::oneshot;
+
+use crate::base::clock::Timestamp;
+
+/// Pings that may be under way at once.
+const PINGS_MAX: usize = 4;
+/// While one ping is under way, the next waits for so many stanzas more (or for the first to return).
+const PING_EVERY: u64 = 256;
+
+/// One session's barrier. Positions count its fan-out stanzas from 1.
+#[derive(Debug, Default)]
+pub(super) struct Barrier {
+    /// Number of the ping, the position up to which it proves, and when it was queued.
+    pings: VecDeque<(u64, u64, Timestamp)>,
+    last_ping: u64,
+    /// Up to here a queued or answered ping proves.
+    covered: u64,
+    confirmed: u64,
+    waiters: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+}
+
+impl Barrier {
+    /// `None` if `position` is confirmed already.
+    pub fn wait(&mut self, position: u64) -> Option<oneshot::Receiver<()>> {
+        if position <= self.confirmed {
+            return None;
+        }
+        let (tx, rx) = oneshot::channel();
+        self.waiters.entry(position).or_default().push(tx);
+        Some(rx)
+    }
+
+    /// The number of a ping to be queued now, behind everything up to `written`; `None` if those under way will do.
+    pub fn ping_due(&mut self, written: u64, now: Timestamp) -> Option<u64> {
+        let uncovered = self.waiters.last_key_value().is_some_and(|(position, _)| *position > self.covered);
+        let soon = self.pings.is_empty() || written.saturating_sub(self.covered) >= PING_EVERY;
+        if !uncovered || !soon || self.pings.len() >= PINGS_MAX {
+            return None;
+        }
+        self.last_ping += 1;
+        self.covered = written;
+        self.pings.push_back((self.last_ping, written, now));
+        Some(self.last_ping)
+    }
+
+    /// The answer to a ping, whatever it says. False if no such ping is under way.
+    pub fn pong(&mut self, number: u64) -> bool {
+        let Some(at) = self.pings.iter().position(|(n, ..)| *n == number) else { return false };
+        // Answers come in order; should one be missing, a later one proves as much.
+        for (_, covers, _) in self.pings.drain(..=at) {
+            self.confirmed = self.confirmed.max(covers);
+        }
+        let still = self.waiters.split_off(&(self.confirmed + 1));
+        for waiter in std::mem::replace(&mut self.waiters, still).into_values().flatten() {
+            let _ = waiter.send(());
+        }
+        true
+    }
+
+    /// Since when the oldest ping has been under way.
+    pub fn asked_at(&self) -> Option<Timestamp> {
+        self.pings.front().map(|(.., at)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(0);
+
+    #[test]
+    fn a_pong_confirms_what_was_before_its_ping_and_no_more() {
+        let mut b = Barrier::default();
+        let (mut one, mut two) = (b.wait(1).unwrap(), b.wait(2).unwrap());
+        assert_eq!(b.ping_due(1, NOW), Some(1));
+        assert_eq!(b.ping_due(2, NOW), None, "one ping at a time for few stanzas");
+        assert!(!b.pong(7));
+        assert!(b.pong(1));
+        assert!(!b.pong(1), "an answer counts once");
+        assert_eq!(one.try_recv(), Ok(()));
+        assert!(two.try_recv().is_err());
+        assert_eq!(b.ping_due(2, NOW), Some(2));
+        assert!(b.pong(2));
+        assert_eq!(two.try_recv(), Ok(()));
+        assert!(b.wait(2).is_none());
+        assert_eq!(b.ping_due(9, NOW), None, "nobody waits");
+    }
+
+    #[test]
+    fn pings_are_pipelined_but_bounded() {
+        let mut b = Barrier::default();
+        let mut sent = 0;
+        for written in (1..100).map(|n| n * PING_EVERY) {
+            let _waiting = b.wait(written);
+            sent += u64::from(b.ping_due(written, NOW).is_some());
+        }
+        assert_eq!(sent, PINGS_MAX as u64);
+        assert!(b.pong(3), "a later answer stands for the earlier ones");
+        assert_eq!(b.pings.len(), 1);
+    }
+}

@@ -1,0 +1,136 @@
+//! The reader: it never stops, whatever comes. Sound stanzas go to the handler, the rest is answered here.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+
+use super::{Handler, Shared, Trouble, count, instance};
+use crate::base::clock::Timestamp;
+use crate::xmpp::envelope::{Condition, Envelope, Head, Kind, Scope, StanzaError, StanzaType};
+use crate::xmpp::framer::{Excess, Frame, Framer};
+
+const READ: usize = 64 * 1024;
+
+pub(super) struct Reader<'a> {
+    pub shared: &'a Shared,
+    pub handler: &'a Handler,
+    pub scope: Scope,
+    /// When the last byte came, in microseconds as in [`Timestamp`].
+    pub heard: &'a AtomicI64,
+}
+
+impl Reader<'_> {
+    /// Reads until the stream ends; why it did.
+    pub async fn read(&self, mut socket: OwnedReadHalf, mut framer: Framer) -> Trouble {
+        loop {
+            match self.frames(&mut framer) {
+                Ok(()) => {}
+                Err(trouble) => return trouble,
+            }
+            framer.buffer().reserve(READ);
+            match socket.read_buf(framer.buffer()).await {
+                Ok(0) => return Trouble::Closed,
+                Ok(n) => count(&self.shared.stats.bytes_in, n),
+                Err(e) => return Trouble::Broken { why: e.to_string() },
+            }
+            self.heard.store(self.shared.clock.now().0, Ordering::Relaxed);
+        }
+    }
+
+    fn frames(&self, framer: &mut Framer) -> Result<(), Trouble> {
+        while let Some(frame) = framer.next()? {
+            count(&self.shared.stats.stanzas_in, 1);
+            match frame {
+                Frame::Stanza(bytes) => match Envelope::parse(bytes, &self.scope) {
+                    Ok(envelope) => self.stanza(envelope)?,
+                    Err(broken) => {
+                        count(&self.shared.stats.broken, 1);
+                        self.refuse(&broken.head, Condition::BadRequest, broken.fault.to_string());
+                    }
+                },
+                Frame::Skipped(skipped) => {
+                    count(&self.shared.stats.skipped, 1);
+                    let condition = match skipped.why {
+                        Excess::RestrictedXml | Excess::NotWellFormed => Condition::BadRequest,
+                        _ => Condition::PolicyViolation,
+                    };
+                    self.refuse(&Head::salvage(&skipped.head), condition, skipped.why.to_string());
+                }
+                Frame::Close => return Err(Trouble::Closed),
+                Frame::Open(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn stanza(&self, envelope: Envelope) -> Result<(), Trouble> {
+        let shared = self.shared;
+        let envelope = match envelope.head.kind {
+            Kind::Iq if matches!(envelope.head.type_, StanzaType::Result | StanzaType::Error) => {
+                if envelope.head.id.as_deref().is_some_and(|id| shared.lanes.pong(id, shared.clock.now())) {
+                    return Ok(());
+                }
+                match shared.iqs.answered(envelope) {
+                    None => return Ok(()),
+                    Some(envelope) => envelope,
+                }
+            }
+            Kind::Message if instance::heard(shared, &envelope) => return Ok(()),
+            Kind::Iq if !is_request(&envelope) => {
+                // RFC 6120 §8.2.3: an iq has one of four types, a request an id and exactly one child.
+                self.refuse(&envelope.head, Condition::BadRequest, "no proper iq".to_owned());
+                return Ok(());
+            }
+            Kind::Other => {
+                return match Trouble::of_stream(&envelope, shared.config.jid.as_str()) {
+                    Some(trouble) => Err(trouble),
+                    None => Ok(()),
+                };
+            }
+            _ => envelope,
+        };
+        (self.handler)(envelope);
+        Ok(())
+    }
+
+    fn refuse(&self, head: &Head, condition: Condition, why: String) {
+        tracing::debug!(?head, "stanza refused: {why}");
+        if let Some(error) = head.error(&StanzaError::new(condition).text(why)) {
+            // What cannot be sent now is of no use later: who asked learns by its own time-out.
+            let _ = self.shared.answer(error);
+        }
+    }
+}
+
+fn is_request(envelope: &Envelope) -> bool {
+    let head = &envelope.head;
+    matches!(head.type_, StanzaType::Get | StanzaType::Set) && head.id.is_some() && envelope.children_total == 1
+}
+
+/// Returns when the server has been silent too long, although pinged.
+pub(super) async fn keepalive(shared: &Shared, heard: &AtomicI64) -> Trouble {
+    let (idle, grace) = (shared.config.keepalive, shared.config.grace);
+    let mut warned = false;
+    loop {
+        let silent = shared.clock.now().since(Timestamp(heard.load(Ordering::Relaxed)));
+        if silent >= idle + grace {
+            return Trouble::Silent { seconds: silent.as_secs() };
+        }
+        if silent >= idle {
+            shared.lanes.keepalive();
+            shared.clock.sleep(grace.min(idle)).await;
+        } else {
+            shared.clock.sleep(idle - silent).await;
+        }
+        let asked = shared.lanes.asked_at().filter(|at| shared.clock.now().since(*at) > grace);
+        if asked.is_some() && !warned {
+            warned = true;
+            tracing::warn!(
+                "{} does not answer our pings, so nothing sent can be confirmed: set component.server_host to a host \
+                 of the XMPP server",
+                shared.config.server_host
+            );
+        }
+    }
+}
