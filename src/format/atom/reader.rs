@@ -1,0 +1,321 @@
+//! The one reader of Atom (RFC 4287) with the dialects of Movim, Converse, monocles, Libervia, GNU social, StatusNet and Mastodon.
+//!
+//! Only direct children count: a verb, an author or an id inside `activity:object` is never taken for the entry's own
+//! (otherwise whoever wraps an entry could speak for another). Links whose scheme may run something are not read.
+
+use crate::base::clock::Timestamp;
+use crate::domain::entry::{
+    Category, Content, Entry, Feed, Geo, InReplyTo, Link, Object, Person, Source, Verb, resolve,
+};
+use crate::format::canonical::Canonical;
+use crate::format::cursor::{Cursor, Open, Token};
+use crate::format::{html, ns};
+
+/// Links, categories, authors and replies of one entry that are read; more are passed over.
+const MAX_EACH: usize = 128;
+/// Objects inside objects: a share holds an activity that holds a note.
+const MAX_OBJECTS: usize = 3;
+
+/// What an Atom payload is.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Document {
+    Entry(Box<Entry>),
+    /// A node's metadata, as XEP-0277 keeps it in the item `0`: never to be shown or federated as a post.
+    Feed(Box<Feed>),
+}
+
+/// Reads an entry or a feed's metadata; `None` for any other element.
+pub fn read(payload: &Canonical) -> Option<Document> {
+    let mut cursor = Cursor::new(payload.as_str());
+    match cursor.next() {
+        Some(Token::Open(open)) if open.is(ns::ATOM, "entry") => {
+            Some(Document::Entry(Box::new(entry(&mut cursor, &open))))
+        }
+        Some(Token::Open(open)) if open.is(ns::ATOM, "feed") => Some(Document::Feed(Box::new(feed(&mut cursor)))),
+        _ => None,
+    }
+}
+
+/// Reads an entry; `None` if it is something else, a feed included.
+pub fn read_entry(payload: &Canonical) -> Option<Entry> {
+    match read(payload)? {
+        Document::Entry(entry) => Some(*entry),
+        Document::Feed(_) => None,
+    }
+}
+
+/// Reads a feed and cuts its first `most` entries out, each standing alone; `None` if it is no Atom feed.
+pub fn read_feed(document: &Canonical, most: usize) -> Option<(Feed, Vec<Canonical>)> {
+    match read(document)? {
+        Document::Feed(feed) => Some((*feed, document.children(|ns, local| ns == ns::ATOM && local == "entry", most))),
+        Document::Entry(_) => None,
+    }
+}
+
+fn entry(cursor: &mut Cursor<'_>, root: &Open<'_>) -> Entry {
+    let mut entry = Entry::default();
+    let mut verb = None;
+    let mut content = Contents::default();
+    let mut child_lang = None;
+    cursor.children(|cursor, open| {
+        if child_lang.is_none() && matches!(open.local(), "title" | "content") {
+            child_lang = open.attr("xml:lang");
+        }
+        match (open.ns.as_str(), open.local()) {
+            (ns::ATOM, "id") => set(&mut entry.id, text(cursor)),
+            (ns::ATOM, "published") => set(&mut entry.published, date(cursor)),
+            (ns::ATOM, "updated") => set(&mut entry.updated, date(cursor)),
+            (ns::ATOM, "title") => set(&mut entry.title, line(cursor, open)),
+            (ns::ATOM, "summary") => set(&mut entry.summary, construct(cursor, open)),
+            (ns::ATOM, "content") => content.read(cursor, open),
+            (ns::ATOM, "author") => push(&mut entry.authors, Some(person(cursor))),
+            (ns::ACTIVITY, "actor") => set(&mut entry.actor, Some(person(cursor))),
+            (ns::ACTIVITY, "verb") => set(&mut verb, text(cursor).map(|v| Verb::resolve(&v))),
+            (ns::ACTIVITY, "object-type") => set(&mut entry.object_type, text(cursor).map(|t| resolve(&t))),
+            (ns::ACTIVITY, "object") => set(&mut entry.object, Some(Box::new(object(cursor, 1)))),
+            (ns::ACTIVITY, "target") => set(&mut entry.target, Some(Box::new(object(cursor, 1)))),
+            (ns::ATOM, "category") => push(&mut entry.categories, category(cursor, open)),
+            (ns::ATOM, "link") => push(&mut entry.links, link(cursor, open)),
+            (ns::THREAD, "in-reply-to") => push(&mut entry.in_reply_to, in_reply_to(cursor, open)),
+            (ns::OSTATUS, "conversation") => {
+                let named = open.attr("ref").filter(|r| !r.is_empty());
+                let said = text(cursor);
+                set(&mut entry.conversation, named.or(said).or_else(|| open.attr("href")));
+            }
+            (ns::GEOLOC, "geoloc") => set(&mut entry.geo, geoloc(cursor)),
+            (ns::GEORSS, "point") => set(&mut entry.geo, text(cursor).and_then(|t| point(&t))),
+            (ns::ATOM, "source") => set(&mut entry.source, Some(source(cursor))),
+            _ => cursor.skip(),
+        }
+    });
+    entry.verb = verb.unwrap_or_else(Verb::post);
+    entry.content = content.finish();
+    entry.lang = root.attr("xml:lang").or(child_lang).filter(|l| !l.is_empty() && l.len() <= 64);
+    if entry.conversation.is_none() {
+        entry.conversation = entry.link("ostatus:conversation").map(|l| l.href.clone());
+    }
+    entry
+}
+
+fn feed(cursor: &mut Cursor<'_>) -> Feed {
+    let mut feed = Feed::default();
+    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
+        (ns::ATOM, "id") => set(&mut feed.id, text(cursor)),
+        (ns::ATOM, "title") => set(&mut feed.title, line(cursor, open)),
+        (ns::ATOM, "subtitle") => set(&mut feed.subtitle, construct(cursor, open)),
+        (ns::ATOM, "logo") => set(&mut feed.logo, text(cursor).filter(|l| html::is_safe_link(l))),
+        (ns::ATOM, "updated") => set(&mut feed.updated, date(cursor)),
+        (ns::ATOM, "author") => set(&mut feed.author, Some(person(cursor))),
+        (ns::ACTIVITY, "subject") => set(&mut feed.subject, Some(person(cursor))),
+        (ns::ATOM, "link") => push(&mut feed.links, link(cursor, open)),
+        _ => cursor.skip(),
+    });
+    feed
+}
+
+/// An author, `activity:actor` or `activity:subject`: the words of both are read in each.
+fn person(cursor: &mut Cursor<'_>) -> Person {
+    let mut person = Person::default();
+    let mut title = None;
+    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
+        (ns::ATOM, "name") => set(&mut person.name, line(cursor, open)),
+        (ns::ATOM, "uri") => set(&mut person.uri, text(cursor)),
+        (ns::ATOM, "email") => set(&mut person.email, text(cursor)),
+        (ns::ATOM, "id") => set(&mut person.id, text(cursor)),
+        (ns::ATOM, "title") => set(&mut title, line(cursor, open)),
+        (ns::ATOM, "link") => push(&mut person.links, link(cursor, open)),
+        (ns::ACTIVITY, "object-type") => set(&mut person.object_type, text(cursor).map(|t| resolve(&t))),
+        (ns::POCO, "preferredUsername") => set(&mut person.username, text(cursor)),
+        (ns::POCO, "displayName") => set(&mut person.display_name, line(cursor, open)),
+        (ns::POCO, "note") => set(&mut person.note, text(cursor)),
+        (ns::POCO, "address") => cursor.children(|cursor, open| match open.is(ns::POCO, "formatted") {
+            true => set(&mut person.location, text(cursor)),
+            false => cursor.skip(),
+        }),
+        (ns::POCO, "urls") => cursor.children(|cursor, open| match open.is(ns::POCO, "value") {
+            true => set(&mut person.homepage, text(cursor).filter(|h| html::is_safe_link(h))),
+            false => cursor.skip(),
+        }),
+        _ => cursor.skip(),
+    });
+    person.name = person.name.or(title);
+    person
+}
+
+fn object(cursor: &mut Cursor<'_>, level: usize) -> Object {
+    let mut object = Object::default();
+    let mut content = Contents::default();
+    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
+        (ns::ATOM, "id") => set(&mut object.id, text(cursor)),
+        (ns::ACTIVITY, "object-type") => set(&mut object.object_type, text(cursor).map(|t| resolve(&t))),
+        (ns::ACTIVITY, "verb") => set(&mut object.verb, text(cursor).map(|v| Verb::resolve(&v))),
+        (ns::ATOM, "title") => set(&mut object.title, line(cursor, open)),
+        (ns::ATOM, "summary") => set(&mut object.summary, construct(cursor, open)),
+        (ns::ATOM, "content") => content.read(cursor, open),
+        (ns::ATOM, "published") => set(&mut object.published, date(cursor)),
+        (ns::ATOM, "updated") => set(&mut object.updated, date(cursor)),
+        (ns::ATOM, "author") => set(&mut object.author, Some(person(cursor))),
+        (ns::ATOM, "link") => push(&mut object.links, link(cursor, open)),
+        (ns::ACTIVITY, "object") if level < MAX_OBJECTS => {
+            set(&mut object.object, Some(Box::new(self::object(cursor, level + 1))));
+        }
+        _ => cursor.skip(),
+    });
+    object.content = content.finish();
+    object
+}
+
+fn source(cursor: &mut Cursor<'_>) -> Source {
+    let mut source = Source::default();
+    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
+        (ns::ATOM, "id") => set(&mut source.id, text(cursor)),
+        (ns::ATOM, "title") => set(&mut source.title, line(cursor, open)),
+        (ns::ATOM, "link") => push(&mut source.links, link(cursor, open)),
+        _ => cursor.skip(),
+    });
+    source
+}
+
+/// The content elements of one entry: XEP-0277 has a plain one beside the rich one.
+#[derive(Default)]
+struct Contents {
+    text: Option<String>,
+    rich: Option<Content>,
+}
+
+impl Contents {
+    fn read(&mut self, cursor: &mut Cursor<'_>, open: &Open<'_>) {
+        // RFC 4287 §4.1.3.1: text, html, xhtml, or a media type; Converse reads text/html, so it may write it.
+        match open.attr("type").unwrap_or_default().to_ascii_lowercase().as_str() {
+            "" | "text" | "text/plain" => {
+                let plain = cursor.text();
+                set(&mut self.text, Some(plain.trim().to_owned()).filter(|t| !t.is_empty()));
+            }
+            "xhtml" | "application/xhtml+xml" => {
+                let rich = html::from_xhtml(cursor);
+                set(&mut self.rich, Some(rich).filter(has_something));
+            }
+            "html" | "text/html" => {
+                let rich = html::from_html(&cursor.text());
+                set(&mut self.rich, Some(rich).filter(has_something));
+            }
+            _ => cursor.skip(),
+        }
+    }
+
+    fn finish(self) -> Option<Content> {
+        match (self.text, self.rich) {
+            (Some(text), Some(rich)) => Some(Content { text, xhtml: rich.xhtml }),
+            (None, Some(rich)) => Some(rich),
+            (Some(text), None) => Some(Content { xhtml: html::from_text(&text).xhtml, text }),
+            (None, None) => None,
+        }
+    }
+}
+
+fn has_something(content: &Content) -> bool {
+    !content.text.is_empty() || content.xhtml.contains("<img")
+}
+
+/// The first one wins.
+fn set<T>(field: &mut Option<T>, value: Option<T>) {
+    if field.is_none() {
+        *field = value;
+    }
+}
+
+fn push<T>(list: &mut Vec<T>, value: Option<T>) {
+    if list.len() < MAX_EACH {
+        list.extend(value);
+    }
+}
+
+fn text(cursor: &mut Cursor<'_>) -> Option<String> {
+    let text = cursor.text();
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A text construct (RFC 4287 §3.1) as plain text.
+fn construct(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<String> {
+    let text = match open.attr("type").unwrap_or_default().to_ascii_lowercase().as_str() {
+        "html" | "text/html" => html::html_to_text(&cursor.text()),
+        "xhtml" | "application/xhtml+xml" => html::from_xhtml(cursor).text,
+        _ => cursor.text().trim().to_owned(),
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+fn line(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<String> {
+    construct(cursor, open).map(|text| html::one_line(&text)).filter(|line| !line.is_empty())
+}
+
+/// A date (RFC 4287 §3.3). Early StatusNet tools write no zone: then it is UTC. Nothing before 1970 is a date of a post.
+fn date(cursor: &mut Cursor<'_>) -> Option<Timestamp> {
+    let text = text(cursor)?;
+    Timestamp::parse_rfc3339(&text)
+        .or_else(|| Timestamp::parse_rfc3339(&format!("{text}Z")))
+        .filter(|date| *date >= Timestamp(0))
+}
+
+fn category(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<Category> {
+    cursor.skip();
+    let term = open.attr("term").map(|t| html::one_line(&t)).filter(|t| !t.is_empty())?;
+    Some(Category { term, scheme: open.attr("scheme"), label: open.attr("label") })
+}
+
+fn link(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<Link> {
+    let width = cursor.attr_in(open, ns::MEDIA, "width");
+    let height = cursor.attr_in(open, ns::MEDIA, "height");
+    let object_type = cursor.attr_in(open, ns::OSTATUS, "object-type");
+    cursor.skip();
+    let href = open.attr("href").map(|h| address(&h)).filter(|h| html::is_safe_link(h))?;
+    let rel = open.attr("rel").filter(|r| !r.is_empty()).unwrap_or_else(|| "alternate".to_owned());
+    Some(Link {
+        // RFC 4287 §4.2.7.2: a registered relation may be written as its IRI.
+        rel: rel.strip_prefix("http://www.iana.org/assignments/relation/").unwrap_or(&rel).to_owned(),
+        href,
+        media_type: open.attr("type").filter(|t| !t.is_empty()),
+        title: open.attr("title").filter(|t| !t.is_empty()),
+        length: open.attr("length").and_then(|l| l.trim().parse().ok()),
+        width: width.and_then(|w| w.parse().ok()),
+        height: height.and_then(|h| h.parse().ok()),
+        object_type: object_type.map(|t| resolve(&t)),
+        reference: open.attr("ref").filter(|r| !r.is_empty()),
+    })
+}
+
+fn in_reply_to(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<InReplyTo> {
+    cursor.skip();
+    let reply = InReplyTo {
+        reference: open.attr("ref").map(|r| r.trim().to_owned()).filter(|r| !r.is_empty()),
+        href: open.attr("href").map(|h| address(&h)).filter(|h| html::is_safe_link(h)),
+        media_type: open.attr("type").filter(|t| !t.is_empty()),
+    };
+    (reply.reference.is_some() || reply.href.is_some()).then_some(reply)
+}
+
+/// An address out of an attribute. XEP-0277 prints its `xmpp:` URIs over several lines, and so some wrote them.
+pub(super) fn address(href: &str) -> String {
+    if href.trim_start().starts_with("xmpp:") { href.split_whitespace().collect() } else { href.trim().to_owned() }
+}
+
+fn geoloc(cursor: &mut Cursor<'_>) -> Option<Geo> {
+    let (mut lat, mut lon, mut name) = (None, None, None);
+    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
+        (ns::GEOLOC, "lat") => set(&mut lat, text(cursor).and_then(|t| t.parse().ok())),
+        (ns::GEOLOC, "lon") => set(&mut lon, text(cursor).and_then(|t| t.parse().ok())),
+        (ns::GEOLOC, "text" | "description" | "locality") => set(&mut name, text(cursor)),
+        _ => cursor.skip(),
+    });
+    place(lat?, lon?, name)
+}
+
+fn point(text: &str) -> Option<Geo> {
+    let mut numbers = text.split([' ', ',', '\n', '\t']).filter(|n| !n.is_empty()).map(str::parse);
+    place(numbers.next()?.ok()?, numbers.next()?.ok()?, None)
+}
+
+fn place(lat: f64, lon: f64, name: Option<String>) -> Option<Geo> {
+    (lat.abs() <= 90.0 && lon.abs() <= 180.0).then_some(Geo { lat, lon, name })
+}
