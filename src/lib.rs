@@ -6,3 +6,8 @@
 pub mod base;
 pub mod domain;
 pub mod format;
+pub mod network;
+pub mod queue;
+pub mod service;
+pub mod store;
+pub mod xmpp;
