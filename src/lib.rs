@@ -4,3 +4,4 @@
 //! out at an edge**. A line imports downwards only (`tests/layers.rs` holds it).
 
 pub mod base;
+pub mod config;
