@@ -353,8 +353,7 @@ fn fetch_error(error: reqwest::Error) -> FetchError {
         if let Some(refusal) = inner.downcast_ref::<Refusal>() {
             return refusal.clone().into();
         }
-        // The TLS library reports its errors as invalid data of the connection.
-        tls |= inner.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::InvalidData);
+        tls |= inner.downcast_ref::<io::Error>().is_some_and(is_invalid_data);
         source = inner.source();
     }
     let words = chain(&error);
@@ -365,6 +364,12 @@ fn fetch_error(error: reqwest::Error) -> FetchError {
         _ if error.is_timeout() => FetchError::Timeout,
         _ => FetchError::Exchange(words),
     }
+}
+
+/// The TLS library reports its errors as invalid data of the connection, wrapped once more on the way.
+fn is_invalid_data(error: &io::Error) -> bool {
+    let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
+    error.kind() == io::ErrorKind::InvalidData || wrapped.is_some_and(is_invalid_data)
 }
 
 /// The innermost cause says the most; the outer ones only repeat that a request failed.
