@@ -309,6 +309,19 @@ async fn a_name_is_resolved_once_for_each_connection() {
     assert_eq!(public.connections.load(Ordering::SeqCst), 1);
 }
 
+#[test]
+fn a_proxy_of_the_environment_is_not_used() {
+    // In a process of its own, because the environment belongs to all tests of one.
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_name_is_resolved_once_for_each_connection"]);
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        child.env(name, "http://127.0.0.1:9");
+    }
+    let output = child.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
+}
+
 #[tokio::test]
 async fn a_delivery_is_not_redirected() {
     let (net, public) = (net(), server(PUBLIC, 0, echo_or_redirect).await);

@@ -193,12 +193,29 @@ mod tests {
         address: SocketAddr,
         trigger: Trigger,
         task: JoinHandle<()>,
+        gate: Arc<Gate>,
+    }
+
+    /// Holds the requests to `/gate` back, so that a test knows when one is under way.
+    struct Gate {
+        entered: Semaphore,
+        open: Semaphore,
+    }
+
+    impl Gate {
+        async fn pass(&self) -> &'static str {
+            self.entered.add_permits(1);
+            let _ = self.open.acquire().await;
+            "through"
+        }
     }
 
     async fn start(limits: Limits) -> Server {
+        let gate = Arc::new(Gate { entered: Semaphore::new(0), open: Semaphore::new(0) });
+        let waiting = gate.clone();
         let app = Router::new()
             .route("/", get(|| async { "hello" }))
-            .route("/slow", get(|| async { sleep(Duration::from_millis(400)).await }))
+            .route("/gate", get(move || async move { waiting.pass().await }))
             .route("/stuck", get(std::future::pending::<()>))
             .route("/panic", get(faulty))
             .route("/big", get(|| async { vec![b'x'; 64 << 20] }))
@@ -206,7 +223,7 @@ mod tests {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (trigger, shutdown) = shutdown::channel();
-        Server { address, trigger, task: tokio::spawn(serve(listener, app, limits, shutdown)) }
+        Server { address, trigger, task: tokio::spawn(serve(listener, app, limits, shutdown)), gate }
     }
 
     const SHORT: Limits = Limits {
@@ -302,11 +319,12 @@ mod tests {
 
     #[tokio::test]
     async fn too_many_requests_are_503_and_told_when_to_come_back() {
-        let server = start(Limits { concurrent: 1, ..SHORT }).await;
-        let first = server.open("GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-        sleep(Duration::from_millis(100)).await;
+        let server = start(Limits { concurrent: 1, request_timeout: Duration::from_secs(30), ..SHORT }).await;
+        let first = server.open("GET /gate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        let _entered = server.gate.entered.acquire().await;
         let second = server.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
         assert!(second.starts_with("HTTP/1.1 503") && second.contains("retry-after: 1"), "{second}");
+        server.gate.open.add_permits(1);
         assert!(rest(first).await.starts_with("HTTP/1.1 200"));
         let third = server.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
         assert!(third.starts_with("HTTP/1.1 200"), "{third}");
@@ -333,17 +351,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_finishes_what_is_under_way_and_accepts_nothing_new() {
-        let server = start(Limits { head_timeout: Duration::from_secs(30), ..SHORT }).await;
+        let patient = Duration::from_secs(30);
+        let server = start(Limits { head_timeout: patient, request_timeout: patient, ..SHORT }).await;
         let mut idle = server.open("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let mut byte = [0; 1];
         idle.read_exact(&mut byte).await.unwrap();
-        let busy = server.open("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        sleep(Duration::from_millis(100)).await;
+        let busy = server.open("GET /gate HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let entered = server.gate.entered.acquire().await;
         server.trigger.set(Phase::Draining);
         rest(idle).await;
         assert!(!server.task.is_finished());
         assert!(TcpStream::connect(server.address).await.is_err());
-        assert!(rest(busy).await.starts_with("HTTP/1.1 200"));
+        drop(entered);
+        server.gate.open.add_permits(1);
+        let busy = rest(busy).await;
+        assert!(busy.starts_with("HTTP/1.1 200") && busy.ends_with("through"), "{busy}");
         timeout(Duration::from_secs(5), server.task).await.expect("the server did not end").unwrap();
     }
 
