@@ -4,8 +4,10 @@
 //! out at an edge**. A line imports downwards only (`tests/layers.rs` holds it).
 
 pub mod base;
+pub mod config;
 pub mod domain;
 pub mod format;
+pub mod http;
 pub mod network;
 pub mod queue;
 pub mod service;
