@@ -46,7 +46,6 @@ pub(super) enum Note {
     /// The network is ready for the destination's next batch.
     Handed {
         destination: Destination,
-        generation: u64,
         host: Option<String>,
     },
     /// The network let go of a batch; tasks without an outcome are to be tried again.
@@ -79,8 +78,8 @@ struct Lane {
     queue: VecDeque<Task>,
     /// The newest Event queued or handed over.
     known: u64,
-    /// Handed over, no outcome yet.
-    open: BTreeSet<u64>,
+    /// Handed over, no outcome yet: each with the generation in which it was.
+    open: BTreeMap<u64, u64>,
     /// Whether the store may have more behind `known`.
     more: bool,
     loading: bool,
@@ -196,7 +195,7 @@ impl Worker {
                     generation: 0,
                     queue: VecDeque::new(),
                     known: 0,
-                    open: BTreeSet::new(),
+                    open: BTreeMap::new(),
                     more: false,
                     loading: false,
                     busy: false,
@@ -243,21 +242,20 @@ impl Worker {
             Note::Said { destination, generation, seq, said, took } => {
                 self.said(destination, generation, seq, said, took)
             }
-            Note::Handed { destination, generation, host } => {
+            Note::Handed { destination, host } => {
                 self.running[usize::from(host.is_none())] -= 1;
                 if let Some(host) = host.and_then(|host| self.hosts.get_mut(&host)) {
                     host.running = host.running.saturating_sub(1);
                 }
-                if let Some(lane) = self.lanes.get_mut(&destination).filter(|lane| lane.generation == generation) {
+                if let Some(lane) = self.lanes.get_mut(&destination) {
                     lane.busy = false;
                 }
 
                 self.ready.push_back(destination);
             }
             Note::Over { destination, generation, seqs } => {
-                let open =
-                    self.lanes.get(&destination).filter(|lane| lane.generation == generation).map(|lane| &lane.open);
-                let lost = open.and_then(|open| seqs.into_iter().find(|seq| open.contains(seq)));
+                let open = self.lanes.get(&destination).map(|lane| &lane.open);
+                let lost = open.and_then(|open| seqs.into_iter().find(|seq| open.get(seq) == Some(&generation)));
                 if let Some(seq) = lost {
                     let why = "the delivery ended without an outcome".to_owned();
                     let said = Said::Ended(Outcome::Retry { why, after: None, scope: Scope::Destination });
@@ -304,11 +302,14 @@ impl Worker {
         let Some(lane) = self.lanes.get_mut(&destination) else { return };
         let mut not_before = None;
         if let Said::Ended(outcome) = &said {
-            let current = lane.generation == generation;
-            let was_open = lane.open.remove(&seq);
+            // An outcome of an earlier hand-over ends its task; only a failure of the newest one counts.
+            let newest = lane.open.get(&seq) == Some(&generation);
+            if newest || !matches!(outcome, Outcome::Retry { .. }) {
+                lane.open.remove(&seq);
+            }
             let host = lane.host.as_ref().map(|host| self.hosts.entry(host.clone()).or_default());
             match outcome {
-                Outcome::Retry { .. } if !current || !was_open => return,
+                Outcome::Retry { .. } if !newest => return,
                 Outcome::Retry { after, scope, .. } => {
                     let failures = match (host, scope) {
                         (Some(host), Scope::Host) => {
@@ -322,10 +323,9 @@ impl Worker {
                     // A fresh start at this task: what was handed over behind it counts as not handed over.
                     lane.generation += 1;
                     lane.queue.clear();
-                    lane.open.clear();
+                    lane.open.split_off(&seq);
                     lane.known = seq.saturating_sub(1);
                     lane.more = true;
-                    lane.busy = false;
                     lane.loading = true;
                     let wait = after.unwrap_or_else(|| back_off(failures, jitter));
                     not_before = Some(now.plus(wait));
@@ -395,7 +395,7 @@ impl Worker {
         let most = lane.queue.len().min(BATCH);
         let (tasks, old): (Vec<Task>, Vec<Task>) =
             lane.queue.drain(..most).partition(|task| now.since(task.at) <= destination.max_age());
-        lane.open.extend(tasks.iter().map(|task| task.seq));
+        lane.open.extend(tasks.iter().map(|task| (task.seq, lane.generation)));
         lane.busy = true;
         self.running[usize::from(lane.host.is_none())] += 1;
         let generation = lane.generation;
@@ -414,7 +414,7 @@ impl Worker {
         }
         let notes = self.notes.clone();
         tokio::spawn(async move {
-            let handed = Note::Handed { destination: destination.clone(), generation, host };
+            let handed = Note::Handed { destination: destination.clone(), host };
             hand_over(network, destination, generation, tasks, handed, notes).await;
         });
     }
