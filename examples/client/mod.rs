@@ -162,10 +162,8 @@ impl Client {
             }
         };
         // XEP-0114 §3: the SHA-1 of stream id and secret, in lower-case hexadecimal.
-        let digest = aws_lc_rs::digest::digest(
-            &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
-            format!("{id}{secret}").as_bytes(),
-        );
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{id}{secret}").as_bytes());
         let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         writer.write_all(format!("<handshake>{digest}</handshake>").as_bytes()).await?;
         let answer = first(&mut reader, &mut framer, COMPONENT).await?;
@@ -277,7 +275,8 @@ impl Client {
     /// The notification (XEP-0060 §7.1.2.1) of the item `item` from `node` at `service`.
     pub async fn event(&mut self, service: &str, node: &str, item: &str) -> Result<Element, Failure> {
         self.expect(&format!("the event of item {item} in {node} at {service}"), |stanza| {
-            stanza.attr("from") == Some(service) && event_items(stanza, node).iter().any(|it| it.attr("id") == Some(item))
+            stanza.attr("from") == Some(service)
+                && event_items(stanza, node).iter().any(|it| it.attr("id") == Some(item))
         })
         .await
     }
@@ -298,7 +297,8 @@ impl Client {
     }
 
     async fn pong(&mut self, ping: &Element) -> Result<(), Failure> {
-        let side = |name: &str, value: Option<&str>| value.map(|v| format!(" {name}='{}'", escape(v))).unwrap_or_default();
+        let side =
+            |name: &str, value: Option<&str>| value.map(|v| format!(" {name}='{}'", escape(v))).unwrap_or_default();
         let (to, from) = (side("to", ping.attr("from")), side("from", ping.attr("to")));
         let id = side("id", ping.attr("id"));
         self.send_raw(&format!("<iq type='result'{to}{from}{id}/>")).await

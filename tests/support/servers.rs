@@ -236,7 +236,9 @@ impl Server {
         let dir = self.dir.path();
         let register: String = USERS
             .iter()
-            .map(|user| format!("ejabberd_auth:try_register(<<\"{user}\">>,<<\"{HOST}\">>,<<\"{}\">>),", password(user)))
+            .map(|user| {
+                format!("ejabberd_auth:try_register(<<\"{user}\">>,<<\"{HOST}\">>,<<\"{}\">>),", password(user))
+            })
             .collect();
         let mut command = Command::new("/usr/bin/erl");
         command
@@ -283,6 +285,11 @@ impl Kind {
             }
         }
     }
+}
+
+/// The virtual JID that belongs to a user's account: `alice@social.montague.test`.
+pub fn at_social(user: &str) -> String {
+    format!("{user}@{SOCIAL}")
 }
 
 pub fn password(user: &str) -> String {

@@ -130,7 +130,8 @@ struct Callback {
 impl Subscriber {
     pub async fn start() -> Subscriber {
         let callbacks = Arc::new(Mutex::new(HashMap::new()));
-        let routes = Router::new().route("/callback/{name}", on_get(verify).post(receive)).with_state(callbacks.clone());
+        let routes =
+            Router::new().route("/callback/{name}", on_get(verify).post(receive)).with_state(callbacks.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
         let base = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
         let task = tokio::spawn(async move {
