@@ -1,6 +1,9 @@
 //! A very small XMPP client for examples and tests: RFC 6120 over plain TCP (SASL PLAIN, resource binding), or a bare
 //! XEP-0114 component. It writes raw bytes and reads whole stanzas, and is meant for servers on this machine only.
 
+// Each example and each test uses the part it needs.
+#![allow(dead_code)]
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -16,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 mod framer;
+pub mod websub;
 
 use framer::{Frame, Framer};
 

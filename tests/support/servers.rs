@@ -227,7 +227,7 @@ impl Server {
 
     fn prosody(&self) -> Command {
         let mut command = Command::new("/usr/bin/prosody");
-        command.arg("--config").arg(self.dir.path().join(self.kind.config_name()));
+        command.arg("-F").arg("--config").arg(self.dir.path().join(self.kind.config_name()));
         command
     }
 

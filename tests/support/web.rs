@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get as on_get;
 
+use super::client::websub::signature_fits;
 use super::until;
 
 /// What a GET brought.
@@ -97,18 +98,7 @@ impl Push {
 
     /// Whether `X-Hub-Signature` proves that who sent this knows `secret` (WebSub §7.1).
     pub fn signed_with(&self, secret: &str) -> bool {
-        use aws_lc_rs::hmac;
-        let signature = self.header("x-hub-signature");
-        let Some((method, hex)) = signature.split_once('=') else { return false };
-        let algorithm = match method {
-            "sha1" => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-            "sha256" => hmac::HMAC_SHA256,
-            "sha384" => hmac::HMAC_SHA384,
-            "sha512" => hmac::HMAC_SHA512,
-            _ => return false,
-        };
-        let right = hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), &self.body);
-        right.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>() == hex
+        signature_fits(&self.header("x-hub-signature"), &self.body, secret)
     }
 }
 
