@@ -46,6 +46,7 @@ fn describe(item: &Element) -> String {
     if item.name() == "retract" {
         return format!("retracted: {id}");
     }
-    let text = |name: &str| item.get_child("entry", ATOM).and_then(|entry| entry.get_child(name, ATOM)).map(Element::text);
+    let text =
+        |name: &str| item.get_child("entry", ATOM).and_then(|entry| entry.get_child(name, ATOM)).map(Element::text);
     format!("event: {id}: {} ({})", text("title").unwrap_or_default(), text("id").unwrap_or_default())
 }

@@ -34,7 +34,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let feed = Element::from_reader(http.get(&topic).send().await?.error_for_status()?.text().await?.as_bytes())?;
     let link = |rel: &str| {
         let links = feed.children().filter(|child| child.is("link", ATOM) && child.attr("rel") == Some(rel));
-        links.filter_map(|link| link.attr("href")).next().map(str::to_owned).ok_or(format!("the feed has no link rel={rel}"))
+        links
+            .filter_map(|link| link.attr("href"))
+            .next()
+            .map(str::to_owned)
+            .ok_or(format!("the feed has no link rel={rel}"))
     };
     let (hub, topic) = (link("hub")?, link("self")?);
     println!("the hub of {topic} is {hub}");
@@ -67,7 +71,8 @@ async fn verify(
 async fn receive(State((_, secret)): State<(String, String)>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let signature = headers.get("x-hub-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let verdict = if signature_fits(signature, &body, &secret) { "signature good" } else { "SIGNATURE WRONG" };
-    println!("push: {verdict} ({}), newest entry: {}", signature.split('=').next().unwrap_or_default(), newest(&body));
+    let method = signature.split('=').next().unwrap_or_default();
+    println!("push: newest entry: {}; {verdict} ({method})", newest(&body));
     StatusCode::OK
 }
 
