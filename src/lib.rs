@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod config;
+pub mod control;
 pub mod domain;
 pub mod format;
 pub mod http;

@@ -1,0 +1,167 @@
+//! The administrator's commands, the same whether the service runs (over its control socket) or not (on the store).
+
+pub mod socket;
+
+use jid::BareJid;
+use serde::{Deserialize, Serialize};
+
+use crate::base::turn::Turn;
+use crate::domain::address::{LocalName, NameError};
+use crate::domain::error::Refusal;
+use crate::service::Service;
+use crate::store::Account;
+
+/// What can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    AccountList,
+    AccountAdd {
+        name: String,
+        owner: String,
+    },
+    AccountRemove {
+        name: String,
+    },
+    AccountShow {
+        name: String,
+    },
+    /// How the running service stands; only over the socket.
+    Status,
+}
+
+/// The answer: lines for a person, or what went wrong and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    Done(Vec<String>),
+    Failed(String),
+}
+
+/// Carries out a command on the store.
+pub async fn execute(service: &Service, command: Command) -> Reply {
+    let done = match command {
+        Command::AccountList => list(service).await,
+        Command::AccountAdd { name, owner } => add(service, &name, &owner).await,
+        Command::AccountRemove { name } => remove(service, &name).await,
+        Command::AccountShow { name } => show(service, &name).await,
+        Command::Status => Ok(vec!["rookery is not running".to_owned()]),
+    };
+    match done {
+        Ok(lines) => Reply::Done(lines),
+        Err(words) => Reply::Failed(words),
+    }
+}
+
+async fn list(service: &Service) -> Result<Vec<String>, String> {
+    let mut lines = Vec::new();
+    let mut behind = None;
+    loop {
+        let page = service.accounts(behind.clone(), 500).await.map_err(|refusal| refusal.to_string())?;
+        let Some(last) = page.last() else { break };
+        behind = Some(last.name.clone());
+        lines.extend(page.iter().map(line));
+    }
+    if lines.is_empty() {
+        lines.push("no accounts yet: add one with `rookery account add NAME OWNER@HOST`".to_owned());
+    }
+    Ok(lines)
+}
+
+fn line(account: &Account) -> String {
+    let state = if account.is_active() { "" } else { "  (removed; the name stays taken)" };
+    format!("{:<24} {}{state}", account.name.as_str(), account.owner)
+}
+
+async fn add(service: &Service, name: &str, owner: &str) -> Result<Vec<String>, String> {
+    let name = parse(name)?;
+    let owner = BareJid::new(owner).ok().filter(|jid| jid.node().is_some());
+    let owner = owner.ok_or("the owner must be a Jabber address such as alice@example.org")?;
+    let account = service.add_account(name, owner).await.map_err(|refusal| match refusal {
+        Refusal::NameTaken => "this name is taken, or belongs to the Jabber account of the same name".to_owned(),
+        refusal => refusal.to_string(),
+    })?;
+    Ok(describe(service, &account))
+}
+
+async fn remove(service: &Service, name: &str) -> Result<Vec<String>, String> {
+    let account = service.remove_account(Turn::free(), parse(name)?, None).await.map_err(unknown(name))?;
+    Ok(vec![format!("{} is removed; its name will not be given again", account.name)])
+}
+
+async fn show(service: &Service, name: &str) -> Result<Vec<String>, String> {
+    let account = service.account(Turn::free(), parse(name)?).await.map_err(unknown(name))?;
+    Ok(describe(service, &account))
+}
+
+fn describe(service: &Service, account: &Account) -> Vec<String> {
+    vec![
+        format!("name      {}", account.name),
+        format!("owner     {}", account.owner),
+        format!("address   {}", service.addresses.virtual_jid(&account.name)),
+        format!("identity  {}", account.acct),
+        format!("page      {}", account.profile_url),
+        format!("feed      {}", account.feed_url),
+        format!("since     {}", account.created.rfc3339()),
+    ]
+}
+
+fn parse(name: &str) -> Result<LocalName, String> {
+    LocalName::parse(name).map_err(|error: NameError| error.to_string())
+}
+
+fn unknown(name: &str) -> impl FnOnce(Refusal) -> String {
+    let name = name.to_owned();
+    move |refusal| match refusal {
+        Refusal::NoSuchAccount => format!("there is no account {name}: see `rookery account list`"),
+        refusal => refusal.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::{Clock, Timestamp};
+    use crate::base::id::Ids;
+    use crate::domain::address::Addresses;
+    use crate::service::{Registration, Rules};
+    use crate::store::Store;
+
+    fn service() -> Service {
+        let addresses = Addresses::new(
+            BareJid::new("social.example.org").unwrap(),
+            &url::Url::parse("https://social.example.org").unwrap(),
+            "example.org",
+        );
+        let rules = Rules {
+            registration: Registration::Closed,
+            auto_register_hosts: vec!["example.org".into()],
+            admins: Vec::new(),
+            create_nodes_hosts: Vec::new(),
+        };
+        Service::new(Store::in_memory(), addresses, rules, Clock::manual(Timestamp::from_secs(0)), Ids::seeded(1))
+    }
+
+    async fn ask(service: &Service, command: Command) -> Result<String, String> {
+        match execute(service, command).await {
+            Reply::Done(lines) => Ok(lines.join("\n")),
+            Reply::Failed(words) => Err(words),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_is_added_shown_and_removed_and_its_name_stays_taken() {
+        let service = service();
+        let add = |name: &str, owner: &str| Command::AccountAdd { name: name.into(), owner: owner.into() };
+        let shown = ask(&service, add("alice", "alice@example.org")).await.unwrap();
+        assert!(shown.contains("acct:alice@example.org") && shown.contains("https://social.example.org/@alice"));
+        // acct:alice@example.org is the Jabber account alice@example.org and nobody else.
+        assert!(ask(&service, add("bob", "alice@example.org")).await.unwrap_err().contains("taken"));
+        assert!(ask(&service, add("admin", "admin@example.org")).await.unwrap_err().contains("reserved"));
+        assert!(ask(&service, add("carol", "not an address")).await.unwrap_err().contains("Jabber address"));
+        ask(&service, Command::AccountRemove { name: "alice".into() }).await.unwrap();
+        assert!(ask(&service, Command::AccountShow { name: "alice".into() }).await.is_err());
+        assert!(ask(&service, add("alice", "alice@example.org")).await.unwrap_err().contains("taken"));
+        assert!(ask(&service, Command::AccountList).await.unwrap().contains("removed"));
+    }
+}

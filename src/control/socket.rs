@@ -1,0 +1,121 @@
+//! The control socket, `<store.path>/control` with mode 0600: one command and one reply as lines of JSON.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Command, Reply};
+use crate::base::shutdown::{Phase, Shutdown};
+
+/// A line has at most this many bytes.
+const LINE: u64 = 64 * 1024;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn path(store: &Path) -> PathBuf {
+    store.join("control")
+}
+
+/// Listens where no other `rookery` does: the caller holds the store's lock, so a socket that is there is a dead one.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers commands by `execute` until the service stops.
+pub async fn serve<F, Fut>(listener: UnixListener, shutdown: Shutdown, execute: F)
+where
+    F: Fn(Command) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Reply> + Send,
+{
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket could not accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = shutdown.reached(Phase::Stopped) => return,
+        };
+        let execute = execute.clone();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(PATIENCE, answer(stream, execute)).await;
+        });
+    }
+}
+
+async fn answer<F, Fut>(mut stream: UnixStream, execute: F) -> io::Result<()>
+where
+    F: Fn(Command) -> Fut,
+    Fut: Future<Output = Reply>,
+{
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    BufReader::new(read).take(LINE).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(command) => execute(command).await,
+        Err(error) => Reply::Failed(format!("this is no command of this version of rookery: {error}")),
+    };
+    let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
+    text.push('\n');
+    write.write_all(text.as_bytes()).await
+}
+
+/// Asks the running service. `None`: there is none.
+pub async fn ask(path: &Path, command: &Command) -> io::Result<Option<Reply>> {
+    let mut stream = match UnixStream::connect(path).await {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let (read, mut write) = stream.split();
+    let mut text = serde_json::to_string(command).map_err(io::Error::other)?;
+    text.push('\n');
+    write.write_all(text.as_bytes()).await?;
+    let mut line = String::new();
+    let reading = BufReader::new(read).take(16 << 20).read_line(&mut line).await.map(|_| ());
+    reading?;
+    serde_json::from_str(&line).map(Some).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::shutdown;
+
+    #[tokio::test]
+    async fn a_command_goes_there_and_its_reply_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path());
+        assert_eq!(ask(&path, &Command::Status).await.unwrap(), None, "nobody listens");
+        let listener = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (trigger, shutdown) = shutdown::channel();
+        let serving =
+            tokio::spawn(serve(listener, shutdown, |command| async move { Reply::Done(vec![format!("{command:?}")]) }));
+        let reply = ask(&path, &Command::AccountList).await.unwrap();
+        assert_eq!(reply, Some(Reply::Done(vec!["AccountList".into()])));
+        let mut garbage = UnixStream::connect(&path).await.unwrap();
+        garbage.write_all(b"{\"command\":\"dance\"}\n").await.unwrap();
+        let mut line = String::new();
+        garbage.read_to_string(&mut line).await.unwrap();
+        assert!(line.contains("no command"), "{line}");
+        trigger.set(Phase::Stopped);
+        serving.await.unwrap();
+        // A socket left behind by a killed process is dead, and is replaced.
+        assert_eq!(ask(&path, &Command::Status).await.unwrap(), None);
+        drop(bind(&path).unwrap());
+    }
+}
