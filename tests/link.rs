@@ -627,3 +627,26 @@ async fn bytes_that_come_one_by_one_make_the_same_stream() {
     assert_eq!(id(&peer.expect("the pong").await), "p");
     drop(rig);
 }
+
+#[tokio::test]
+async fn a_ping_whose_answer_went_astray_is_asked_again() {
+    let server = FakeServer::start().await;
+    let clock = Clock::manual(Timestamp::from_secs(1_000));
+    let (rig, mut peer) = up_with(&server, config(&server), clock.clone()).await;
+    let upto = rig.link.fanout(message("1", 100), None).await.unwrap();
+    let link = rig.link.clone();
+    let waiting = tokio::spawn(async move { link.barrier(upto).await });
+    let first = next_ping(&mut peer).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    clock.advance(Duration::from_secs(31));
+    // A keep-alive ping leaves at the same time; it proves nothing about the fan-out.
+    let alive = next_ping(&mut peer).await;
+    peer.answer(&alive).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    clock.advance(Duration::from_secs(31));
+    let again = next_ping(&mut peer).await;
+    assert_ne!(id(&again), id(&first));
+    peer.answer(&again).await;
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+}

@@ -147,7 +147,6 @@ pub struct LinkStats {
     pub lost: AtomicU64,
     /// Logins that succeeded.
     pub sessions: AtomicU64,
-    pub pings: AtomicU64,
 }
 
 fn count(counter: &AtomicU64, n: usize) {

@@ -44,10 +44,28 @@ impl Barrier {
         if !uncovered || !soon || self.pings.len() >= PINGS_MAX {
             return None;
         }
+        Some(self.ping(written, now))
+    }
+
+    /// The number of a ping to be queued because the answer to an earlier one, asked before `since`, has not come:
+    /// where two processes share our name, the other one may have got it.
+    pub fn repeat(&mut self, written: u64, since: Timestamp, now: Timestamp) -> Option<u64> {
+        // The newest counts: a repetition is itself repeated only after the same time.
+        if self.pings.back().is_none_or(|(.., at)| *at > since) {
+            return None;
+        }
+        if self.pings.len() >= PINGS_MAX {
+            // A later ping proves as much as the oldest did.
+            self.pings.pop_front();
+        }
+        Some(self.ping(written, now))
+    }
+
+    fn ping(&mut self, written: u64, now: Timestamp) -> u64 {
         self.last_ping += 1;
         self.covered = written;
         self.pings.push_back((self.last_ping, written, now));
-        Some(self.last_ping)
+        self.last_ping
     }
 
     /// The answer to a ping, whatever it says. False if no such ping is under way.
@@ -62,11 +80,6 @@ impl Barrier {
             let _ = waiter.send(());
         }
         true
-    }
-
-    /// Since when the oldest ping has been under way.
-    pub fn asked_at(&self) -> Option<Timestamp> {
-        self.pings.front().map(|(.., at)| *at)
     }
 }
 
@@ -92,6 +105,22 @@ mod tests {
         assert_eq!(two.try_recv(), Ok(()));
         assert!(b.wait(2).is_none());
         assert_eq!(b.ping_due(9, NOW), None, "nobody waits");
+    }
+
+    #[test]
+    fn a_ping_without_an_answer_is_repeated_and_either_answer_will_do() {
+        let mut b = Barrier::default();
+        let mut one = b.wait(1).unwrap();
+        assert_eq!(b.repeat(1, NOW, NOW), None, "nothing was asked");
+        assert_eq!(b.ping_due(1, NOW), Some(1));
+        let (t1, t2) = (Timestamp(1), Timestamp(2));
+        assert_eq!(b.repeat(1, Timestamp(-1), t1), None, "its time has not come");
+        for n in 2..20 {
+            assert_eq!(b.repeat(1, t2, t2), Some(n));
+            assert!(b.pings.len() <= PINGS_MAX);
+        }
+        assert!(b.pong(18));
+        assert_eq!(one.try_recv(), Ok(()));
     }
 
     #[test]

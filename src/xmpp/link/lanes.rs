@@ -182,10 +182,27 @@ impl Lanes {
         }
     }
 
-    /// Queues a ping behind all fan-out so far, if a waiter needs one. It needs no room: few are under way at once.
+    /// Queues a ping behind all fan-out so far, if a waiter needs one.
     fn ping_if_due(&self, inner: &mut Inner, now: Timestamp) {
         let written = inner.number;
-        let Some(number) = inner.barrier.ping_due(written, now) else { return };
+        if let Some(number) = inner.barrier.ping_due(written, now) {
+            self.push_ping(inner, number);
+        }
+    }
+
+    /// Queues another ping if the newest, asked before `since`, has no answer yet; whether it did.
+    pub fn repeat_ping(&self, since: Timestamp, now: Timestamp) -> bool {
+        let mut inner = self.lock();
+        let written = inner.number;
+        let number = inner.barrier.repeat(written, since, now);
+        if let Some(number) = number {
+            self.push_ping(&mut inner, number);
+        }
+        number.is_some()
+    }
+
+    /// A ping needs no room: few are under way at once.
+    fn push_ping(&self, inner: &mut Inner, number: u64) {
         let id = format!("{}.{}.{number}", self.nonce, inner.session);
         if let Some(stanza) = ping(&self.jid, &self.server_host, &id) {
             inner.push_fanout(stanza);
@@ -212,11 +229,6 @@ impl Lanes {
         if let Some(stanza) = ping(&self.jid, &self.server_host, &format!("{}.alive", self.nonce)) {
             let _ = self.answer(stanza);
         }
-    }
-
-    /// Since when the oldest barrier ping is unanswered.
-    pub fn asked_at(&self) -> Option<Timestamp> {
-        self.lock().barrier.asked_at()
     }
 
     /// Moves about `bytes` into `out`, answers first.

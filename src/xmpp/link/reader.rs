@@ -1,6 +1,7 @@
 //! The reader: it never stops, whatever comes. Sound stanzas go to the handler, the rest is answered here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -108,10 +109,10 @@ fn is_request(envelope: &Envelope) -> bool {
     matches!(head.type_, StanzaType::Get | StanzaType::Set) && head.id.is_some() && envelope.children_total == 1
 }
 
-/// Returns when the server has been silent too long, although pinged.
+/// Watches over the server's answers. Returns when it has been silent too long, although pinged.
 pub(super) async fn keepalive(shared: &Shared, heard: &AtomicI64) -> Trouble {
     let (idle, grace) = (shared.config.keepalive, shared.config.grace);
-    let mut warned = false;
+    let mut unanswered = 0;
     loop {
         let silent = shared.clock.now().since(Timestamp(heard.load(Ordering::Relaxed)));
         if silent >= idle + grace {
@@ -123,14 +124,20 @@ pub(super) async fn keepalive(shared: &Shared, heard: &AtomicI64) -> Trouble {
         } else {
             shared.clock.sleep(idle - silent).await;
         }
-        let asked = shared.lanes.asked_at().filter(|at| shared.clock.now().since(*at) > grace);
-        if asked.is_some() && !warned {
-            warned = true;
-            tracing::warn!(
-                "{} does not answer our pings, so nothing sent can be confirmed: set component.server_host to a host \
-                 of the XMPP server",
-                shared.config.server_host
-            );
+        let now = shared.clock.now();
+        if shared.lanes.repeat_ping(Timestamp(now.0.saturating_sub(micros(idle))), now) {
+            unanswered += 1;
+            if unanswered == 2 {
+                tracing::warn!(
+                    "{} does not answer our pings, so nothing sent can be confirmed: set component.server_host to a \
+                     host of the XMPP server",
+                    shared.config.server_host
+                );
+            }
         }
     }
+}
+
+fn micros(d: Duration) -> i64 {
+    i64::try_from(d.as_micros()).unwrap_or(i64::MAX)
 }

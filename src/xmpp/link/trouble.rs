@@ -23,7 +23,8 @@ pub enum Trouble {
     NotAComponentPort { server: String, why: String },
     #[error(
         "the server refused our secret for {jid}: component.secret must be the same as the server's (Prosody: \
-         component_secret below Component \"{jid}\"; ejabberd: hosts/{jid}/password of the ejabberd_service listener)"
+         component_secret below Component \"{jid}\"; ejabberd: hosts/{jid}/password of the ejabberd_service listener, \
+         which gives the same answer if it does not know {jid} at all)"
     )]
     WrongSecret { jid: String },
     #[error(
