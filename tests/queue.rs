@@ -1,0 +1,420 @@
+//! The queue's promises, shown with a network that does what the test says: every delivery is made, in order per
+//! destination, whatever fails in between, and nothing is kept that nobody needs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use jid::{BareJid, Jid};
+use rookery::base::clock::{Clock, Timestamp};
+use rookery::base::id::Ids;
+use rookery::base::shutdown::{self, Phase, Trigger};
+use rookery::base::turn::Turn;
+use rookery::domain::address::Addresses;
+use rookery::domain::delivery::{Destination, Outcome, Scope};
+use rookery::domain::event::{Event, What};
+use rookery::domain::item::ItemId;
+use rookery::domain::node::{NodeAddress, NodeName};
+use rookery::network::{Network, Plan, PlanPage, Report, Task};
+use rookery::queue::Queue;
+use rookery::service::publish::{Payload, Publish};
+use rookery::service::{Registration, Rules, Service};
+use rookery::store::{KvError, MemoryKv, Read, Store, kv};
+
+/// What the network does with the n-th attempt (from 0) at an item for a destination.
+type Script = dyn Fn(&str, &str, usize) -> Do + Send + Sync;
+
+#[derive(Clone)]
+enum Do {
+    Say(Outcome),
+    Panic,
+    /// No outcome at all.
+    Nothing,
+}
+
+const DONE: Do = Do::Say(Outcome::Done);
+
+fn retry(scope: Scope) -> Do {
+    Do::Say(Outcome::Retry { why: "not now".into(), after: None, scope })
+}
+
+struct Fake {
+    destinations: Vec<(String, Option<String>)>,
+    script: Box<Script>,
+    poison: Option<&'static str>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    attempts: BTreeMap<(String, String), usize>,
+    /// Destination, item and payload of what was accepted, in order.
+    done: Vec<(String, String, String)>,
+}
+
+impl Fake {
+    fn to(names: &[&str], script: impl Fn(&str, &str, usize) -> Do + Send + Sync + 'static) -> Arc<Self> {
+        let destinations = names.iter().map(|name| ((*name).to_owned(), None)).collect();
+        Arc::new(Fake { destinations, script: Box::new(script), poison: None, seen: Mutex::default() })
+    }
+
+    fn at_host(
+        names: &[&str],
+        host: &str,
+        script: impl Fn(&str, &str, usize) -> Do + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let destinations = names.iter().map(|name| ((*name).to_owned(), Some(host.to_owned()))).collect();
+        Arc::new(Fake { destinations, script: Box::new(script), poison: None, seen: Mutex::default() })
+    }
+
+    fn items_at(&self, destination: &str) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        seen.done.iter().filter(|(d, ..)| d == destination).map(|(_, item, _)| item.clone()).collect()
+    }
+
+    fn attempts(&self, destination: &str, item: &str) -> usize {
+        let key = (destination.to_owned(), item.to_owned());
+        self.seen.lock().unwrap().attempts.get(&key).copied().unwrap_or(0)
+    }
+}
+
+fn item_of(event: &Event) -> Option<String> {
+    match &event.what {
+        What::Published { item, .. } => Some(item.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+/// The fake as the queue holds it.
+struct Handle(Arc<Fake>);
+
+impl Network for Handle {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn owns(&self, destination: &Destination) -> bool {
+        matches!(destination, Destination::Jid(_))
+    }
+
+    fn plan(&self, _: u64, event: &Event, _: &dyn Read, cursor: &[u8], limit: usize) -> kv::Result<PlanPage> {
+        let Some(item) = item_of(event) else { return Ok(PlanPage::default()) };
+        if self.0.poison == Some(item.as_str()) {
+            return Err(KvError::Damaged("on purpose".into()));
+        }
+        let from: usize = std::str::from_utf8(cursor).unwrap().parse().unwrap_or(0);
+        let to = (from + limit).min(self.0.destinations.len());
+        let plans = self.0.destinations[from..to]
+            .iter()
+            .map(|(name, host)| Plan { destination: Destination::Jid(name.clone()), host: host.clone() });
+        let next = (to < self.0.destinations.len()).then(|| to.to_string().into_bytes());
+        Ok(PlanPage { plans: plans.collect(), next })
+    }
+
+    fn deliver(&self, destination: Destination, tasks: Vec<Task>, report: Report) -> BoxFuture<'static, ()> {
+        let fake = self.0.clone();
+        Box::pin(async move {
+            let Destination::Jid(name) = destination else { panic!("not ours") };
+            for task in tasks {
+                let item = item_of(&task.event).unwrap();
+                let attempt = {
+                    let mut seen = fake.seen.lock().unwrap();
+                    let attempts = seen.attempts.entry((name.clone(), item.clone())).or_default();
+                    *attempts += 1;
+                    *attempts - 1
+                };
+                match (fake.script)(&name, &item, attempt) {
+                    Do::Say(outcome) => {
+                        let failed = matches!(outcome, Outcome::Retry { .. });
+                        if outcome == Outcome::Done {
+                            let payload = String::from_utf8(task.payload.unwrap().to_vec()).unwrap();
+                            fake.seen.lock().unwrap().done.push((name.clone(), item, payload));
+                        }
+                        report.ended(task.seq, outcome);
+                        if failed {
+                            return;
+                        }
+                    }
+                    Do::Panic => panic!("on purpose: a driver's mistake"),
+                    Do::Nothing => return,
+                }
+            }
+        })
+    }
+}
+
+struct House {
+    kv: Arc<MemoryKv>,
+    store: Store,
+    service: Service,
+    clock: Clock,
+    queue: Option<(Queue, Trigger)>,
+    fake: Arc<Fake>,
+}
+
+fn alice() -> Jid {
+    Jid::new("alice@example.org/orchard").unwrap()
+}
+
+impl House {
+    fn new(fake: Arc<Fake>) -> Self {
+        Self::on(Arc::default(), Clock::manual(Timestamp::from_secs(1_000_000)), fake)
+    }
+
+    fn on(kv: Arc<MemoryKv>, clock: Clock, fake: Arc<Fake>) -> Self {
+        let store = Store::open(kv.clone()).unwrap();
+        let addresses = Addresses::new(
+            BareJid::new("social.example.org").unwrap(),
+            &url::Url::parse("https://social.example.org").unwrap(),
+            "social.example.org",
+        );
+        let hosts = vec!["example.org".to_owned()];
+        let rules = Rules {
+            registration: Registration::Hosts,
+            auto_register_hosts: hosts.clone(),
+            admins: Vec::new(),
+            create_nodes_hosts: hosts,
+        };
+        let service = Service::new(store.clone(), addresses, rules, clock.clone(), Ids::seeded(1));
+        House { kv, store, service, clock, queue: None, fake }
+    }
+
+    fn start(&mut self) {
+        let (trigger, shutdown) = shutdown::channel();
+        let networks: Vec<Arc<dyn Network>> = vec![Arc::new(Handle(self.fake.clone()))];
+        let queue = Queue::start(self.store.clone(), networks, self.clock.clone(), Ids::seeded(2), shutdown);
+        self.queue = Some((queue, trigger));
+    }
+
+    async fn stop(&mut self) {
+        if let Some((queue, trigger)) = self.queue.take() {
+            trigger.set(Phase::Stopped);
+            queue.ended().await;
+        }
+    }
+
+    async fn publish(&self, id: &str, text: &str) {
+        let publish = Publish {
+            by: alice(),
+            at: NodeAddress {
+                service: BareJid::new("social.example.org").unwrap(),
+                name: NodeName::parse("news").unwrap(),
+            },
+            item: Some(ItemId::parse(id).unwrap()),
+            payload: Some(Payload::Xml {
+                raw: format!("<note xmlns='urn:example'>{text}</note>").into(),
+                scope: Vec::new(),
+            }),
+            options: Vec::new(),
+        };
+        self.service.publish(Turn::free(), publish).await.unwrap();
+    }
+
+    /// Lets the queue work until `done`, moving the clock by `step` whenever nothing happens by itself.
+    async fn until(&self, what: &str, step: Duration, done: impl Fn(&Fake) -> bool) {
+        for _ in 0..400 {
+            for _ in 0..20 {
+                if done(&self.fake) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            self.clock.advance(step);
+        }
+        panic!("never happened: {what}; seen: {:?}", self.fake.seen.lock().unwrap().done);
+    }
+
+    /// Waits until the store holds no Event, delivery or due row.
+    async fn until_nothing_is_owed(&self) {
+        for _ in 0..2000 {
+            let owed = self.store.read(|r| {
+                let rows = |table: &[u8]| Ok::<_, KvError>(r.range(table, &[table[0] + 1], 10, false)?.len());
+                Ok(rows(b"e")? + rows(b"h")? + rows(b"d")? + rows(b"q")?)
+            });
+            if owed.await.unwrap() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            self.clock.advance(Duration::from_millis(50));
+        }
+        panic!("something is still owed");
+    }
+
+    async fn payloads(&self) -> usize {
+        self.store.read(|r| Ok(r.range(b"v", b"w", 1000, false)?.len())).await.unwrap()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn each_destination_gets_each_event_once_and_in_order_and_nothing_is_left() {
+    let mut house = House::new(Fake::to(&["juliet", "romeo"], |_, _, _| DONE));
+    house.start();
+    for i in 0..100 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 200).await;
+    let expected: Vec<String> = (0..100).map(|i| format!("i{i}")).collect();
+    assert_eq!(house.fake.items_at("juliet"), expected);
+    assert_eq!(house.fake.items_at("romeo"), expected);
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.payloads().await, 100, "the items' own");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_failing_destination_keeps_its_order_and_holds_back_nobody_else() {
+    let mut house = House::new(Fake::to(&["juliet", "romeo"], |name, item, attempt| match (name, item, attempt) {
+        ("juliet", "b", 0..=2) => retry(Scope::Destination),
+        _ => DONE,
+    }));
+    house.start();
+    for id in ["a", "b", "c"] {
+        house.publish(id, id).await;
+    }
+    house.until("romeo has all", Duration::ZERO, |fake| fake.items_at("romeo").len() == 3).await;
+    house.until("juliet has all", SECOND, |fake| fake.items_at("juliet").len() == 3).await;
+    assert_eq!(house.fake.items_at("juliet"), ["a", "b", "c"]);
+    assert_eq!(house.fake.attempts("juliet", "b"), 4);
+    assert_eq!(house.fake.attempts("juliet", "c"), 1, "what stands behind a failure is not tried");
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_owed_at_the_end_is_delivered_after_the_next_start() {
+    let down = Fake::to(&["juliet"], |_, _, _| retry(Scope::Destination));
+    let mut house = House::new(down);
+    house.start();
+    for id in ["a", "b", "c"] {
+        house.publish(id, id).await;
+    }
+    house.until("one attempt", Duration::ZERO, |fake| fake.attempts("juliet", "a") == 1).await;
+    house.stop().await;
+    house.publish("d", "while nothing ran").await;
+    house.store.close();
+
+    let (kv, clock) = (house.kv.clone(), house.clock.clone());
+    let mut again = House::on(kv, clock, Fake::to(&["juliet"], |_, _, _| DONE));
+    again.start();
+    again.until("all four", SECOND, |fake| fake.items_at("juliet").len() == 4).await;
+    assert_eq!(again.fake.items_at("juliet"), ["a", "b", "c", "d"]);
+    again.until_nothing_is_owed().await;
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_tells_what_was_published_also_after_the_item_changed() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, _, _| DONE));
+    house.publish("a", "first").await;
+    house.publish("a", "second").await;
+    house.start();
+    house.until("both versions", SECOND, |fake| fake.items_at("juliet").len() == 2).await;
+    let payloads: Vec<String> = house.fake.seen.lock().unwrap().done.iter().map(|(_, _, p)| p.clone()).collect();
+    assert!(payloads[0].contains("first") && payloads[1].contains("second"), "{payloads:?}");
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.payloads().await, 1, "the first version went with its last delivery");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_driver_that_panics_or_says_nothing_is_tried_again() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, item, attempt| match (item, attempt) {
+        ("a", 0) => Do::Panic,
+        ("b", 0) => Do::Nothing,
+        _ => DONE,
+    }));
+    house.start();
+    house.publish("a", "a").await;
+    house.publish("b", "b").await;
+    house.until("both", SECOND, |fake| fake.items_at("juliet").len() == 2).await;
+    assert_eq!(house.fake.items_at("juliet"), ["a", "b"]);
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_delivery_ends_and_the_next_one_goes_on() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, item, _| match item {
+        "a" => Do::Say(Outcome::Refused("never".into())),
+        _ => DONE,
+    }));
+    house.start();
+    house.publish("a", "a").await;
+    house.publish("b", "b").await;
+    house.until("the second", SECOND, |fake| fake.items_at("juliet") == ["b"]).await;
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.fake.attempts("juliet", "a"), 1);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_in_trouble_is_asked_by_one_of_its_destinations() {
+    let mut house =
+        House::new(Fake::at_host(&["c1", "c2", "c3", "c4", "c5", "c6"], "down.example", |_, _, _| retry(Scope::Host)));
+    house.start();
+    house.publish("a", "a").await;
+    let all = |fake: &Fake| (1..=6).map(|i| fake.attempts(&format!("c{i}"), "a")).sum::<usize>();
+    house.until("the first attempts", Duration::ZERO, |fake| all(fake) >= 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let first = all(&house.fake);
+    assert!(first <= 4, "{first} attempts before the host's trouble was known");
+    // Within ten minutes of a back-off that doubles from 5 s, there are about eight probes, not eight for each.
+    for _ in 0..600 {
+        house.clock.advance(SECOND);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let later = all(&house.fake) - first;
+    assert!((3..=12).contains(&later), "{later} probes in ten minutes");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_grew_too_old_ends() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, _, _| DONE));
+    house.publish("old", "old").await;
+    house.clock.advance(Duration::from_secs(8 * 24 * 3600));
+    house.publish("new", "new").await;
+    house.start();
+    house.until("the new one", SECOND, |fake| fake.items_at("juliet") == ["new"]).await;
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.fake.attempts("juliet", "old"), 0);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_planned_is_put_aside_and_blocks_nobody() {
+    let fake = Arc::new(Fake {
+        destinations: vec![("juliet".into(), None)],
+        script: Box::new(|_, _, _| DONE),
+        poison: Some("b"),
+        seen: Mutex::default(),
+    });
+    let mut house = House::new(fake);
+    for id in ["a", "b", "c"] {
+        house.publish(id, id).await;
+    }
+    house.start();
+    house.until("the others", SECOND, |fake| fake.items_at("juliet") == ["a", "c"]).await;
+    house.until_nothing_is_owed().await;
+    let parked = house.store.read(|r| r.parked(10)).await.unwrap();
+    assert_eq!(parked.iter().filter_map(|(_, event)| item_of(event)).collect::<Vec<_>>(), ["b"]);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_big_audience_is_planned_in_pieces() {
+    let names: Vec<String> = (0..3000).map(|i| format!("c{i:04}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut house = House::new(Fake::to(&names, |_, _, _| DONE));
+    house.start();
+    house.publish("a", "a").await;
+    house.publish("b", "b").await;
+    house.until("all of them", SECOND, |fake| fake.seen.lock().unwrap().done.len() >= 6000).await;
+    assert_eq!(house.fake.seen.lock().unwrap().done.len(), 6000, "each exactly once");
+    assert_eq!(house.fake.items_at("c2999"), ["a", "b"]);
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
