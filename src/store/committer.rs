@@ -70,9 +70,16 @@ where
         // A panic in one decision is one request's misfortune, never the thread's.
         match catch_unwind(AssertUnwindSafe(|| (self.decide)(tx))) {
             Ok(Ok(decided)) => {
-                let keep = decided.is_ok();
-                self.decided = Some(decided);
-                keep
+                if decided.is_err() {
+                    self.decided = Some(decided);
+                    return false;
+                }
+                // A Change over its bounds is not kept, even if the decision took no notice.
+                match tx.within_bounds() {
+                    Ok(()) => self.decided = Some(decided),
+                    Err(e) => self.failed = Some(e.into()),
+                }
+                self.failed.is_none()
             }
             Ok(Err(e)) => {
                 self.failed = Some(e.into());
@@ -118,10 +125,11 @@ struct Shared {
     stats: CommitStats,
 }
 
-/// The way in to the committer; cheap to clone.
+/// The way in to the committer; cheap to clone. When the last clone is dropped, it is closed.
 #[derive(Clone)]
 pub struct Committer {
     shared: Arc<Shared>,
+    _closes: Arc<Closes>,
     /// The number of the newest durable Event.
     events: watch::Receiver<u64>,
 }
@@ -135,7 +143,8 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("committer".into())
             .spawn(move || Thread { kv, counters, shared: run, told }.run())?;
-        Ok((Committer { shared, events }, thread))
+        let closes = Arc::new(Closes(shared.clone()));
+        Ok((Committer { shared, _closes: closes, events }, thread))
     }
 
     /// Asks for a decision, at once and without waiting; the order of calls is the order of decisions.
@@ -195,8 +204,38 @@ impl Committer {
 
     /// Refuses what comes from now on; what was asked before is still answered.
     pub fn close(&self) {
-        lock(&self.shared.queues).closed = true;
-        self.shared.wake.notify_all();
+        self.shared.close();
+    }
+}
+
+impl Shared {
+    fn close(&self) {
+        lock(&self.queues).closed = true;
+        self.wake.notify_all();
+    }
+}
+
+/// Closes the committer with its last handle: a thread that nobody can ask anything would hold the database for ever.
+struct Closes(Arc<Shared>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Ends the asking with the thread. Should the database panic, whoever waits is told [`StoreError::Closed`] (by the
+/// dropping of the jobs), and so is whoever asks later; nobody waits for a thread that is not there.
+struct Ends(Arc<Shared>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let jobs = {
+            let mut q = lock(&self.0.queues);
+            q.closed = true;
+            (std::mem::take(&mut q.asked), std::mem::take(&mut q.background))
+        };
+        drop(jobs);
     }
 }
 
@@ -209,6 +248,7 @@ struct Thread {
 
 impl Thread {
     fn run(mut self) {
+        let _ends = Ends(self.shared.clone());
         while let Some(jobs) = self.next_group() {
             self.commit(jobs);
         }

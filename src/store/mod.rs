@@ -3,8 +3,11 @@
 //! Only this folder names a database.
 
 pub mod committer;
+mod fjall;
 pub mod kv;
 mod memory;
+mod open;
+mod sled;
 pub mod tables;
 pub mod tx;
 
@@ -16,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 pub use committer::{CommitStats, Lane, StoreError};
 pub use kv::{Kv, KvError};
 pub use memory::MemoryKv;
+pub use open::{Backend, OpenError, open, open_kv};
 pub use tables::{Account, Counter};
 pub use tx::{Durable, Read, Tx};
 
@@ -106,7 +110,8 @@ impl Store {
         self.kv.disk_bytes()
     }
 
-    /// Answers what was asked for, then ends the committer. Blocks; call it from the end of `run`.
+    /// Answers what was asked for, then ends the committer; later decisions are refused as [`StoreError::Closed`], reads
+    /// go on. Blocks; call it from the end of `run`. Without it the committer ends when the last clone is dropped.
     pub fn close(&self) {
         self.committer.close();
         if let Some(thread) = self.thread.lock().unwrap_or_else(|e| e.into_inner()).take() {
@@ -128,6 +133,9 @@ fn migrate(kv: &dyn Kv) -> Result<(), KvError> {
         ))),
         // There is no older layout than 1 yet: a step `n -> n + 1` is written here when one comes.
         Some(older) => Err(KvError::Damaged(format!("its layout is version {older}, which never existed"))),
+        None if !kv.range(&[1], &[u8::MAX], 1, false)?.is_empty() => {
+            Err(KvError::Damaged("it has rows, but not the one that says their layout".into()))
+        }
         None => kv.apply(&[(SCHEMA_KEY.to_vec(), Some(tables::encode(&tables::SCHEMA)))]),
     }
 }

@@ -44,28 +44,23 @@ pub struct Tx<'a> {
     kv: &'a dyn Kv,
     group: &'a Overlay,
     own: Overlay,
+    /// Of all writes, those that were overwritten too.
     bytes: usize,
-    events: u64,
     counters: &'a mut tables::Counters,
 }
 
 impl<'a> Tx<'a> {
     pub(super) fn new(kv: &'a dyn Kv, group: &'a Overlay, counters: &'a mut tables::Counters) -> Self {
-        Tx { kv, group, own: Overlay::new(), bytes: 0, events: 0, counters }
+        Tx { kv, group, own: Overlay::new(), bytes: 0, counters }
     }
 
     /// Writes a row. Refused when the Change grows over its bounds: that is a mistake of ours, never of a user.
     pub fn put(&mut self, key: Vec<u8>, value: impl Into<Bytes>) -> Result<()> {
-        let value = value.into();
-        self.grow(key.len() + value.len())?;
-        self.own.insert(key, Some(value));
-        Ok(())
+        self.write(key, Some(value.into()))
     }
 
     pub fn delete(&mut self, key: Vec<u8>) -> Result<()> {
-        self.grow(key.len())?;
-        self.own.insert(key, None);
-        Ok(())
+        self.write(key, None)
     }
 
     /// The next number of `counter`; never given twice, also not when this decision is refused.
@@ -77,7 +72,6 @@ impl<'a> Tx<'a> {
     pub fn emit(&mut self, event: &Event) -> Result<u64> {
         let seq = self.counters.next(Counter::Event);
         self.put(tables::event_key(seq), tables::encode(event))?;
-        self.events += 1;
         Ok(seq)
     }
 
@@ -91,9 +85,16 @@ impl<'a> Tx<'a> {
         MAX_ROWS.saturating_sub(self.own.len())
     }
 
-    fn grow(&mut self, bytes: usize) -> Result<()> {
-        self.bytes += bytes;
-        if self.own.len() >= MAX_ROWS || self.bytes > MAX_BYTES {
+    fn write(&mut self, key: Vec<u8>, value: Option<Bytes>) -> Result<()> {
+        self.within_bounds()?;
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.own.insert(key, value);
+        self.within_bounds()
+    }
+
+    /// Fails for good once the Change grew over its bounds.
+    pub(super) fn within_bounds(&self) -> Result<()> {
+        if self.own.len() > MAX_ROWS || self.bytes > MAX_BYTES {
             return Err(KvError::Io(format!("a change of over {MAX_ROWS} rows or {MAX_BYTES} bytes")));
         }
         Ok(())
