@@ -126,7 +126,7 @@ async fn rate(backend: Backend, folder: &str, publishers: u64, seconds: u64) -> 
                 while Instant::now() < until {
                     let start = Instant::now();
                     let n = took.len() as u64;
-                    publish(&store, publisher, n).await?;
+                    let _ = publish(&store, publisher, n).await?;
                     took.push(start.elapsed());
                 }
                 Ok::<_, rookery::store::StoreError>(took)

@@ -12,6 +12,9 @@ pub enum KvError {
     /// A row that cannot be what we wrote.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// Rows that this program is not made for.
+    #[error("the store cannot be read: {0}")]
+    Layout(String),
     /// A write failed before this one, and what of it reached the disk is not known. Nothing is written any more;
     /// what was durable before can still be read.
     #[error("the store stopped after a failed write: see the log, mend the cause, then restart rookery")]
@@ -61,12 +64,17 @@ pub(super) fn check_batch(batch: &[Write]) -> Result<()> {
         return refuse("keys out of order");
     }
     for (key, value) in batch {
-        if key.len() > MAX_KEY || key.first().is_none_or(|first| *first == 0) {
-            return refuse("a key that is empty, too long, or begins with a zero byte");
-        }
+        check_key(key)?;
         if value.as_ref().is_some_and(|value| value.len() > MAX_VALUE) {
             return refuse("a value that is too long");
         }
+    }
+    Ok(())
+}
+
+pub(super) fn check_key(key: &[u8]) -> Result<()> {
+    if key.len() > MAX_KEY || key.first().is_none_or(|first| *first == 0) {
+        return Err(KvError::Io("a key that is empty, too long, or begins with a zero byte".into()));
     }
     Ok(())
 }

@@ -110,7 +110,8 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         }
         Err(TryLockError::Error(e)) => return Err(folder(e)),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(folder)?;
+    let pid = std::process::id();
+    file.set_len(0).and_then(|()| writeln!(file, "{pid}")).and_then(|()| file.sync_all()).map_err(folder)?;
     Ok(file)
 }
 
