@@ -5,7 +5,7 @@ use std::sync::RwLock;
 
 use bytes::Bytes;
 
-use super::kv::{Kv, Result, Row, Write};
+use super::kv::{Kv, Result, Row, Write, check_batch};
 
 #[derive(Default)]
 pub struct MemoryKv(RwLock<BTreeMap<Vec<u8>, Bytes>>);
@@ -26,6 +26,7 @@ impl Kv for MemoryKv {
     }
 
     fn apply(&self, batch: &[Write]) -> Result<()> {
+        check_batch(batch)?;
         let mut map = self.0.write().unwrap_or_else(|e| e.into_inner());
         for (key, value) in batch {
             match value {

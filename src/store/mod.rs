@@ -3,8 +3,11 @@
 //! Only this folder names a database.
 
 pub mod committer;
+mod fjall;
 pub mod kv;
 mod memory;
+mod open;
+mod sled;
 pub mod tables;
 pub mod tx;
 
@@ -16,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 pub use committer::{CommitStats, Lane, StoreError};
 pub use kv::{Kv, KvError};
 pub use memory::MemoryKv;
+pub use open::{Backend, OpenError, open, open_kv};
 pub use tables::{Account, Counter};
 pub use tx::{Durable, Read, Tx};
 
@@ -106,7 +110,8 @@ impl Store {
         self.kv.disk_bytes()
     }
 
-    /// Answers what was asked for, then ends the committer. Blocks; call it from the end of `run`.
+    /// Answers what was asked for, then ends the committer; later decisions are refused as [`StoreError::Closed`], reads
+    /// go on. Blocks; call it from the end of `run`. Without it the committer ends when the last clone is dropped.
     pub fn close(&self) {
         self.committer.close();
         if let Some(thread) = self.thread.lock().unwrap_or_else(|e| e.into_inner()).take() {
@@ -122,12 +127,51 @@ fn migrate(kv: &dyn Kv) -> Result<(), KvError> {
     let found = kv.get(SCHEMA_KEY)?.map(|bytes| tables::decode::<u64>(&bytes)).transpose()?;
     match found {
         Some(tables::SCHEMA) => Ok(()),
-        Some(newer) if newer > tables::SCHEMA => Err(KvError::Damaged(format!(
+        Some(newer) if newer > tables::SCHEMA => Err(KvError::Layout(format!(
             "its layout is version {newer}, this program knows up to {}: run a newer rookery",
             tables::SCHEMA
         ))),
         // There is no older layout than 1 yet: a step `n -> n + 1` is written here when one comes.
-        Some(older) => Err(KvError::Damaged(format!("its layout is version {older}, which never existed"))),
+        Some(older) => Err(KvError::Layout(format!("its layout is version {older}, which never existed"))),
+        None if !kv.range(&[1], &[u8::MAX], 1, false)?.is_empty() => {
+            Err(KvError::Layout("it has rows, but not the one that says their layout".into()))
+        }
         None => kv.apply(&[(SCHEMA_KEY.to_vec(), Some(tables::encode(&tables::SCHEMA)))]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_newer_layout_is_refused_in_words() {
+        let kv = MemoryKv::default();
+        kv.apply(&[(SCHEMA_KEY.to_vec(), Some(tables::encode(&(tables::SCHEMA + 1))))]).unwrap();
+        let words = Store::open(Arc::new(kv)).err().unwrap().to_string();
+        assert_eq!(
+            words,
+            "the store cannot be read: its layout is version 2, this program knows up to 1: run a newer rookery"
+        );
+    }
+
+    #[test]
+    fn rows_of_no_known_layout_are_refused() {
+        let kv = MemoryKv::default();
+        kv.apply(&[(b"other".to_vec(), Some(Bytes::new()))]).unwrap();
+        let words = Store::open(Arc::new(kv)).err().unwrap().to_string();
+        assert!(words.contains("not the one that says their layout"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_is_one_readers_misfortune() {
+        let store = Store::in_memory();
+        for _ in 0..READERS + 1 {
+            let panicked = store.read(|_| -> kv::Result<()> { panic!("a reader's") }).await;
+            assert!(matches!(panicked, Err(StoreError::Panicked)));
+        }
+        assert!(store.read(|r| r.get(SCHEMA_KEY)).await.unwrap().is_some());
     }
 }

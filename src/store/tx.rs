@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::kv::{Kv, KvError, Result, Row, Write};
+use super::kv::{self, Kv, KvError, Result, Row, Write};
 use super::tables::{self, Counter};
 use crate::domain::event::Event;
 
@@ -44,28 +44,26 @@ pub struct Tx<'a> {
     kv: &'a dyn Kv,
     group: &'a Overlay,
     own: Overlay,
+    /// Of all writes, those that were overwritten too.
     bytes: usize,
-    events: u64,
+    /// Why this can be no Change. It is refused alone, before it could take its group along.
+    refused: Option<KvError>,
     counters: &'a mut tables::Counters,
 }
 
 impl<'a> Tx<'a> {
     pub(super) fn new(kv: &'a dyn Kv, group: &'a Overlay, counters: &'a mut tables::Counters) -> Self {
-        Tx { kv, group, own: Overlay::new(), bytes: 0, events: 0, counters }
+        Tx { kv, group, own: Overlay::new(), bytes: 0, refused: None, counters }
     }
 
-    /// Writes a row. Refused when the Change grows over its bounds: that is a mistake of ours, never of a user.
+    /// Writes a row. Refused when the Change grows over its bounds, or for a key that no row can have; then nothing of
+    /// the Change is kept, whatever the decision returns.
     pub fn put(&mut self, key: Vec<u8>, value: impl Into<Bytes>) -> Result<()> {
-        let value = value.into();
-        self.grow(key.len() + value.len())?;
-        self.own.insert(key, Some(value));
-        Ok(())
+        self.write(key, Some(value.into()))
     }
 
     pub fn delete(&mut self, key: Vec<u8>) -> Result<()> {
-        self.grow(key.len())?;
-        self.own.insert(key, None);
-        Ok(())
+        self.write(key, None)
     }
 
     /// The next number of `counter`; never given twice, also not when this decision is refused.
@@ -77,7 +75,6 @@ impl<'a> Tx<'a> {
     pub fn emit(&mut self, event: &Event) -> Result<u64> {
         let seq = self.counters.next(Counter::Event);
         self.put(tables::event_key(seq), tables::encode(event))?;
-        self.events += 1;
         Ok(seq)
     }
 
@@ -91,12 +88,22 @@ impl<'a> Tx<'a> {
         MAX_ROWS.saturating_sub(self.own.len())
     }
 
-    fn grow(&mut self, bytes: usize) -> Result<()> {
-        self.bytes += bytes;
-        if self.own.len() >= MAX_ROWS || self.bytes > MAX_BYTES {
-            return Err(KvError::Io(format!("a change of over {MAX_ROWS} rows or {MAX_BYTES} bytes")));
+    fn write(&mut self, key: Vec<u8>, value: Option<Bytes>) -> Result<()> {
+        self.acceptable()?;
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+        if let Err(e) = kv::check_key(&key) {
+            self.refused = Some(e);
         }
-        Ok(())
+        self.own.insert(key, value);
+        if self.own.len() > MAX_ROWS || self.bytes > MAX_BYTES {
+            self.refused = Some(KvError::Io(format!("a change of over {MAX_ROWS} rows or {MAX_BYTES} bytes")));
+        }
+        self.acceptable()
+    }
+
+    /// Fails for good once a write was refused, also if the decision took no notice.
+    pub(super) fn acceptable(&self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), Err)
     }
 
     pub(super) fn into_writes(self) -> (Overlay, usize) {
@@ -140,4 +147,56 @@ impl Read for Tx<'_> {
 /// The rows of an overlay as a batch.
 pub(super) fn batch(overlay: Overlay) -> Vec<Write> {
     overlay.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::MemoryKv;
+
+    fn overlay() -> impl Strategy<Value = Overlay> {
+        btree_map(key(), option::of(any::<u8>().prop_map(|v| Bytes::from(vec![v]))), 0..12)
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        vec(1..4u8, 1..4)
+    }
+
+    proptest! {
+        #[test]
+        fn a_decision_sees_its_own_writes_over_its_groups_over_the_durable_state(
+            below in btree_map(key(), any::<u8>().prop_map(|v| Bytes::from(vec![v])), 0..20),
+            group in overlay(), own in overlay(), from in key(), to in key(), limit in 0..6usize, reverse: bool,
+        ) {
+            let kv = MemoryKv::default();
+            kv.apply(&below.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect::<Vec<_>>()).unwrap();
+            let mut expected = below;
+            for (key, value) in group.iter().chain(&own) {
+                match value {
+                    Some(value) => drop(expected.insert(key.clone(), value.clone())),
+                    None => drop(expected.remove(key)),
+                }
+            }
+            let mut counters = tables::Counters::default();
+            let mut tx = Tx::new(&kv, &group, &mut counters);
+            for (key, value) in own {
+                match value {
+                    Some(value) => tx.put(key, value).unwrap(),
+                    None => tx.delete(key).unwrap(),
+                }
+            }
+            let found = tx.get(&from).unwrap();
+            prop_assert_eq!(found.as_ref(), expected.get(&from));
+            let mut rows: Vec<Row> = expected.into_iter().filter(|(key, _)| *key >= from && *key < to).collect();
+            if reverse {
+                rows.reverse();
+            }
+            rows.truncate(limit);
+            prop_assert_eq!(tx.range(&from, &to, limit, reverse).unwrap(), rows);
+        }
+    }
 }

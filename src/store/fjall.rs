@@ -1,0 +1,79 @@
+//! The backend on fjall 3: one keyspace, each batch in its journal and synced before it is in memory.
+//!
+//! fjall writes a batch to the journal, syncs it (`PersistMode::SyncData` is an `fdatasync`) and only then puts it where
+//! readers look: nothing is visible before it is durable. Tables, and the folder in which a new journal stands, it syncs
+//! itself before an old journal goes. After a failed write or sync it refuses all further ones.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+
+use super::kv::{Kv, KvError, Result, Row, Write, check_batch, io_error};
+
+/// Blocks of tables kept in memory.
+const CACHE_BYTES: u64 = 16 << 20;
+/// Rows collected in memory before they become a table. Up to four such may wait for the disk.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+
+pub struct FjallKv {
+    db: Database,
+    rows: Keyspace,
+}
+
+impl FjallKv {
+    /// Opens the database in the folder `path`, or makes one there.
+    pub fn open(path: &Path) -> Result<Self> {
+        let db = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(2).open().map_err(failure)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let rows = db.keyspace("rows", options).map_err(failure)?;
+        Ok(FjallKv { db, rows })
+    }
+}
+
+impl Kv for FjallKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.rows.get(key).map_err(failure)?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>> {
+        if from >= to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        // A snapshot sees a batch whole or not at all, also while it is being put into memory row by row.
+        let mut rows = self.db.snapshot().range(&self.rows, from..to);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let Some(row) = (if reverse { rows.next_back() } else { rows.next() }) else { break };
+            let (key, value) = row.into_inner().map_err(failure)?;
+            found.push((key.to_vec(), Bytes::copy_from_slice(&value)));
+        }
+        Ok(found)
+    }
+
+    fn apply(&self, batch: &[Write]) -> Result<()> {
+        check_batch(batch)?;
+        let mut rows = self.db.batch().durability(Some(PersistMode::SyncData));
+        for (key, value) in batch {
+            match value {
+                Some(value) => rows.insert(&self.rows, key.as_slice(), value.as_ref()),
+                None => rows.remove(&self.rows, key.as_slice()),
+            }
+        }
+        rows.commit().map_err(failure)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.db.disk_space().unwrap_or(0)
+    }
+}
+
+fn failure(e: fjall::Error) -> KvError {
+    match e {
+        fjall::Error::Io(e) => io_error(e),
+        fjall::Error::Storage(fjall::LsmError::Io(e)) => io_error(e),
+        fjall::Error::Storage(e) => KvError::Damaged(e.to_string()),
+        fjall::Error::Poisoned => KvError::Stopped,
+        e => KvError::Io(e.to_string()),
+    }
+}
