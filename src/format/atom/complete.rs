@@ -292,12 +292,11 @@ fn kept(payload: &Canonical, read: &Entry, ctx: &Completion) -> Result<(String, 
     failed?;
     // Movim looks at the first one only, and knows only xmpp: addresses. The sort is stable.
     replies.sort_by_key(|(other, _)| *other);
-    let mut all = String::with_capacity(children.len());
+    // They stand last, behind the links that are ours, so that a second completion finds everything in its place.
     for (_, reply) in replies {
-        all.push_str(&reply);
+        children.push_str(&reply);
     }
-    all.push_str(&children);
-    Ok((attributes, all))
+    Ok((attributes, children))
 }
 
 enum Fate {
@@ -384,4 +383,257 @@ fn each_child<'a>(
     root(&open, &scope);
     cursor.children(|cursor, open| child(cursor, open, &scope));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::atom::testing::{context, entry};
+    use proptest::prelude::*;
+
+    fn done(children: &str) -> CompletedEntry {
+        complete(&entry(children), &context()).unwrap()
+    }
+
+    #[test]
+    fn a_post_of_converse_gets_everything_it_leaves_out() {
+        // Converse 15: content in two forms, neither title nor author.
+        let made = done(
+            "<id>tag:example.org,2026-11-22:posts-1</id><content type='text'>Good morning\n\nto you</content>\
+             <content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'><p>Good <b>morning</b></p></div></content>\
+             <published>2001-01-01T00:00:00Z</published>",
+        );
+        assert_eq!(
+            made.payload.as_str(),
+            "<entry xmlns=\"http://www.w3.org/2005/Atom\"><id>tag:social.example,2026-11-22:alice/one</id>\
+             <title>Good morning</title><content type=\"text\">Good morning\n\nto you</content>\
+             <content type=\"xhtml\"><div xmlns=\"http://www.w3.org/1999/xhtml\"><p>Good <b>morning</b></p></div></content>\
+             <published>2026-11-22T04:02:04Z</published><updated>2026-11-22T04:03:20Z</updated>\
+             <author><activity:object-type xmlns:activity=\"http://activitystrea.ms/spec/1.0/\">http://activitystrea.ms/schema/1.0/person</activity:object-type>\
+             <uri>xmpp:alice@social.example</uri><name>Alice</name><email>alice@social.example</email>\
+             <link rel=\"alternate\" type=\"text/html\" href=\"https://social.example/@alice\"/></author>\
+             <activity:verb xmlns:activity=\"http://activitystrea.ms/spec/1.0/\">http://activitystrea.ms/schema/1.0/post</activity:verb>\
+             <activity:object-type xmlns:activity=\"http://activitystrea.ms/spec/1.0/\">http://activitystrea.ms/schema/1.0/note</activity:object-type>\
+             <link rel=\"alternate\" type=\"text/html\" href=\"https://social.example/@alice/one\"/>\
+             <link rel=\"alternate\" href=\"xmpp:alice@social.example?;node=urn:xmpp:microblog:0;item=one\"/>\
+             <link rel=\"replies\" title=\"comments\" href=\"xmpp:alice@social.example?;node=urn:xmpp:microblog:0:comments/one\"/></entry>"
+        );
+        assert_eq!(made.alias.as_deref(), Some("tag:example.org,2026-11-22:posts-1"));
+        assert_eq!(made.entry.permalink(), context().permalink);
+    }
+
+    #[test]
+    fn nobody_can_publish_in_the_name_of_another() {
+        let made = done(
+            "<title>t</title><author><name>Mallory</name><uri>xmpp:bob@social.example</uri></author>\
+             <author><uri>https://bank.example</uri></author>\
+             <x:creator xmlns:x='http://purl.org/dc/elements/1.1/'>Bob</x:creator>\
+             <a:actor xmlns:a='http://activitystrea.ms/spec/1.0/'><id>https://bank.example</id></a:actor>\
+             <a:subject xmlns:a='http://activitystrea.ms/spec/1.0/'><id>https://bank.example</id></a:subject>\
+             <link rel='salmon' href='https://evil.example/'/><link rel='hub' href='https://evil.example/'/>\
+             <link rel='http://salmon-protocol.org/ns/salmon-replies' href='https://evil.example/'/>\
+             <link rel='http://www.iana.org/assignments/relation/self' href='https://evil.example/'/>\
+             <link rel='edit' href='https://evil.example/'/>\
+             <published>1999-01-01T00:00:00Z</published><updated>2999-01-01T00:00:00Z</updated>",
+        );
+        let text = made.payload.as_str();
+        for word in ["Mallory", "bob@", "bank", "Bob", "evil", "1999", "2999"] {
+            assert!(!text.contains(word), "{word} in {text}");
+        }
+        assert_eq!(made.entry.authors.len(), 1);
+        assert_eq!(made.entry.authors[0].uri.as_deref(), Some("xmpp:alice@social.example"));
+        assert_eq!(made.entry.published, Some(context().published));
+    }
+
+    #[test]
+    fn a_repeat_keeps_the_first_author_as_contributor_and_its_comments() {
+        let made = done(
+            "<author><name>Romeo</name><uri>xmpp:romeo@montague.lit</uri><email>no@no</email></author><title>t</title>\
+             <link rel='via' ref='tag:montague.lit,2008:1' href='xmpp:romeo@montague.lit?;node=urn%3Axmpp%3Amicroblog%3A0;item=1'/>\
+             <link rel='replies' title='comments' href='xmpp:montague.lit?;node=c'/>",
+        );
+        let text = made.payload.as_str();
+        let kept = "<contributor><uri>xmpp:romeo@montague.lit</uri><name>Romeo</name></contributor>";
+        assert!(text.contains(kept), "{text}");
+        assert_eq!(made.entry.comments().map(|l| l.href.as_str()), Some("xmpp:montague.lit?;node=c"));
+        assert_eq!(made.entry.link("via").and_then(|l| l.reference.as_deref()), Some("tag:montague.lit,2008:1"));
+        assert_eq!(text.matches("rel=\"replies\"").count(), 1);
+    }
+
+    #[test]
+    fn what_we_do_not_know_survives_unchanged() {
+        let kept = [
+            "<category term=\"cafe\" x:k=\"v\" xmlns:x=\"urn:x\"/>",
+            "<link rel=\"enclosure\" type=\"image/png\" length=\"7\" href=\"https://up.example/a.png\"/>",
+            "<geoloc xmlns=\"http://jabber.org/protocol/geoloc\"><lat>1</lat><lon>2</lon></geoloc>",
+            "<x:deep xmlns:x=\"urn:x\">t<y xmlns=\"\"><x:z x:k=\"&quot;\"/></y></x:deep>",
+            "<generator uri=\"https://c.example\">C</generator>",
+            "<activity:object xmlns:activity=\"http://activitystrea.ms/spec/1.0/\"><id>o</id><author><name>N</name></author></activity:object>",
+            "<source><id>s</id></source>",
+            "<unknown>of atom</unknown>",
+        ];
+        let made = done(&format!("<title>t</title>{}", kept.concat()));
+        // Declarations may move before the attribute that uses them; nothing else may change.
+        for kept in kept.iter().map(|k| {
+            k.replace("term=\"cafe\" x:k=\"v\" xmlns:x=\"urn:x\"", "xmlns:x=\"urn:x\" term=\"cafe\" x:k=\"v\"")
+        }) {
+            assert!(made.payload.as_str().contains(&kept), "{kept}\n{:?}", made.payload);
+        }
+        let root = "<a:entry xmlns:a='http://www.w3.org/2005/Atom' xmlns:x='urn:x' x:k='v' xml:lang='de'><a:title>t</a:title><none>n</none><x:y/></a:entry>";
+        let root = Canonical::new(root.as_bytes(), &[], &Limits::ENTRY).unwrap();
+        let made = complete(&root, &context()).unwrap().payload;
+        assert!(
+            made.as_str().starts_with(
+                "<entry xmlns=\"http://www.w3.org/2005/Atom\" xmlns:x=\"urn:x\" xml:lang=\"de\" x:k=\"v\">"
+            ),
+            "{made:?}"
+        );
+        assert!(made.as_str().contains("<none xmlns=\"\">n</none><x:y/>"), "{made:?}");
+    }
+
+    #[test]
+    fn an_answer_points_first_where_movim_looks() {
+        let made = done(
+            "<title>t</title><thr:in-reply-to xmlns:thr='http://purl.org/syndication/thread/1.0' ref='tag:a' href='http://a.example/1'/>\
+             <thr:in-reply-to xmlns:thr='http://purl.org/syndication/thread/1.0' ref='tag:a' href='javascript:alert(1)'/>\
+             <thr:in-reply-to xmlns:thr='http://purl.org/syndication/thread/1.0' ref='tag:a' href='xmpp:a@b?;node=c;item=d'/>",
+        );
+        let hrefs: Vec<_> = made.entry.in_reply_to.iter().filter_map(|r| r.href.as_deref()).collect();
+        assert_eq!(hrefs, ["xmpp:a@b?;node=c;item=d", "http://a.example/1"]);
+        assert!(!made.payload.as_str().contains("javascript"));
+        assert_eq!(made.entry.object_type.as_deref(), Some("http://activitystrea.ms/schema/1.0/comment"));
+    }
+
+    #[test]
+    fn a_link_of_ones_own_becomes_related_and_one_that_runs_is_gone() {
+        let made = done(
+            "<title>t</title><link href='https://blog.example/1' title='blog'/><link rel='related' href='javascript:alert(1)'/>\
+             <link rel='enclosure' href='data:text/html,x'/><link rel='alternate' href='xmpp:x@y?;node=z'/>",
+        );
+        let related = made.entry.link("related").unwrap();
+        assert_eq!((related.href.as_str(), related.title.as_deref()), ("https://blog.example/1", Some("blog")));
+        assert_eq!(made.entry.links.len(), 4, "{:?}", made.payload);
+    }
+
+    #[test]
+    fn a_title_is_never_empty() {
+        let long = "word ".repeat(40);
+        let cases: &[(&str, &str)] = &[
+            ("", "New note by Alice"),
+            ("<title> \n </title><content>first\nsecond</content>", "first"),
+            ("<title type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'><p>a <b>b</b></p></div></title>", "a b"),
+            ("<title type='html'>a &amp;lt; &lt;b&gt;b&lt;/b&gt;</title>", "a < b"),
+            ("<summary>said</summary>", "said"),
+            ("<link rel='enclosure' title='cat.png' href='https://a.example/'/>", "cat.png"),
+            ("<content type='html'>&lt;img src='https://a.example/' alt='a cat'&gt;</content>", "a cat"),
+            ("<content type='html'>&lt;img src='https://a.example/'&gt;</content>", "New note by Alice"),
+            // XEP-0277 prints its examples escaped twice; that is what was said, and it stays.
+            ("<title>Caf&amp;#233;</title>", "Caf&#233;"),
+            ("<title>\u{2665}</title>", "\u{2665}"),
+        ];
+        for (children, title) in cases {
+            assert_eq!(done(children).entry.title.as_deref(), Some(*title), "{children}");
+        }
+        let made = done(&format!("<content>{long}</content>")).entry.title.unwrap();
+        assert!(made.ends_with("word…") && made.chars().count() <= TITLE, "{made}");
+        let words = title_from(&"x".repeat(200));
+        assert_eq!(words.chars().count(), TITLE);
+        // A whole post in the title: its text is not lost.
+        let made = done(&format!("<title>{}</title>", "word ".repeat(400))).entry;
+        assert!(made.title.unwrap().chars().count() <= TITLE);
+        assert_eq!(made.content.unwrap().text.split(' ').count(), 400);
+    }
+
+    #[test]
+    fn what_is_no_post_is_refused() {
+        let ctx = context();
+        let feed = Canonical::new(b"<feed xmlns='http://www.w3.org/2005/Atom'/>", &[], &Limits::ENTRY).unwrap();
+        assert_eq!(complete(&feed, &ctx).unwrap_err(), EntryError::IsFeed);
+        let other = Canonical::new(b"<tune xmlns='http://jabber.org/protocol/tune'/>", &[], &Limits::ENTRY).unwrap();
+        assert_eq!(complete(&other, &ctx).unwrap_err(), EntryError::NotAnEntry);
+        let verb = entry("<title>t</title><verb xmlns='http://activitystrea.ms/spec/1.0/'>delete</verb>");
+        assert_eq!(complete(&verb, &ctx).unwrap_err(), EntryError::Verb(Verb::resolve("delete")));
+        let shared = done("<title>t</title><verb xmlns='http://activitystrea.ms/spec/1.0/'>share</verb>").entry;
+        assert_eq!(shared.verb, Verb::resolve("share"));
+        assert_eq!(shared.object_type.as_deref(), Some("http://activitystrea.ms/schema/1.0/activity"));
+    }
+
+    #[test]
+    fn an_entry_does_not_double_by_our_doing() {
+        let long = "long ".repeat(20_000);
+        let made = done(&format!("<title>t</title><content>{long}</content>"));
+        assert!(made.payload.as_str().len() < long.len() + 4096);
+        assert_eq!(made.entry.content.unwrap().text, long.trim());
+        let made = done(&format!(
+            "<title>t</title><content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'>{long}</div></content>"
+        ));
+        assert!(made.payload.as_str().len() < long.len() + MAX_TWIN + 4096);
+    }
+
+    #[test]
+    fn a_typed_text_becomes_a_post_with_links() {
+        let made = from_text("Look here:\nhttps://x.example/?a&b\n\n<script>", &context()).unwrap();
+        assert_eq!(made.entry.title.as_deref(), Some("Look here:"));
+        let content = made.entry.content.unwrap();
+        assert_eq!(content.text, "Look here:\nhttps://x.example/?a&b\n\n<script>");
+        assert_eq!(
+            content.xhtml,
+            "<p>Look here:<br/><a href=\"https://x.example/?a&amp;b\">https://x.example/?a&amp;b</a></p><p>&lt;script&gt;</p>"
+        );
+        assert_eq!(made.alias, None);
+        assert!(made.payload.as_str().contains("<p>&lt;script&gt;</p>"));
+        assert_eq!(from_text(" \n", &context()).unwrap().entry.title.as_deref(), Some("New note by Alice"));
+    }
+
+    /// Entries with any of the children clients write, in any order.
+    fn payload() -> impl Strategy<Value = Canonical> {
+        let text = "[ -%'-;=?-~é\\n]{0,12}";
+        let child = prop_oneof![
+            text.prop_map(|t| format!("<title>{t}</title>")),
+            text.prop_map(|t| format!("<id>{t}</id>")),
+            text.prop_map(|t| format!("<summary type='html'>{t}</summary>")),
+            text.prop_map(|t| format!("<content>{t}</content>")),
+            text.prop_map(|t| format!("<content type='html'>&lt;p>{t}&lt;br>&lt;a href='http://x.example'>{t}&lt;/a></content>")),
+            text.prop_map(|t| format!("<content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'>{t}<p/><script>{t}</script><q>{t}</q></div></content>")),
+            text.prop_map(|t| format!("<author><name>{t}</name><uri>xmpp:x@y</uri></author>")),
+            text.prop_map(|t| format!("<rights type='html'>{t}</rights>")),
+            "(alternate|via|replies|related|enclosure|self)".prop_map(|r| format!("<link rel='{r}' href='https://x.example/{r}'/>")),
+            "(alternate|via|replies)".prop_map(|r| format!("<link rel='{r}' title='comments' href='xmpp:a@b?;node={r}'/>")),
+            "(http://x|xmpp:x@y|javascript:x)".prop_map(|h| format!("<r:in-reply-to xmlns:r='{}' ref='x' href='{h}'/>", ns::THREAD)),
+            "(share|post|favorite|play)".prop_map(|v| format!("<verb xmlns='{}'>{v}</verb>", ns::ACTIVITY)),
+            text.prop_map(|t| format!("<x xmlns='urn:x' k='{}'>{t}<y/></x>", t.replace('\'', ""))),
+            text.prop_map(|t| format!("<q:x xmlns:q='urn:x'>{t}<none xmlns=''/></q:x>")),
+        ];
+        proptest::collection::vec(child, 0..8).prop_map(|children| entry(&children.concat()))
+    }
+
+    proptest! {
+        #[test]
+        fn completing_twice_changes_nothing_and_the_output_is_canonical(payload in payload()) {
+            let once = complete(&payload, &context()).unwrap();
+            let twice = complete(&once.payload, &context()).unwrap();
+            prop_assert_eq!(twice.payload.as_str(), once.payload.as_str());
+            prop_assert_eq!(&twice.entry, &once.entry);
+            prop_assert_eq!(twice.alias, None);
+            let again = Canonical::new(once.payload.as_bytes(), &[], &Limits::ENTRY);
+            prop_assert_eq!(again.as_ref(), Ok(&once.payload));
+            prop_assert_eq!(once.entry.authors.len(), 1);
+            prop_assert!(!once.entry.title.unwrap().is_empty());
+            // An edit moves only the date of it.
+            let later = Completion { updated: Timestamp::from_secs(1_800_000_000), ..context() };
+            let edited = complete(&once.payload, &later).unwrap();
+            let moved = |text: &str, at: Timestamp| text.replace(&at.rfc3339(), "");
+            prop_assert_eq!(
+                moved(edited.payload.as_str(), later.updated),
+                moved(once.payload.as_str(), context().updated)
+            );
+        }
+
+        #[test]
+        fn any_typed_text_is_a_post(text in "\\PC{0,60}[\\n ]{0,3}\\PC{0,20}") {
+            let made = from_text(&text, &context()).unwrap();
+            let again = complete(&made.payload, &context()).unwrap();
+            prop_assert_eq!(again.payload, made.payload);
+        }
+    }
 }

@@ -319,3 +319,149 @@ fn point(text: &str) -> Option<Geo> {
 fn place(lat: f64, lon: f64, name: Option<String>) -> Option<Geo> {
     (lat.abs() <= 90.0 && lon.abs() <= 180.0).then_some(Geo { lat, lon, name })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::atom::testing::entry as make;
+    use crate::format::canonical::Limits;
+    use proptest::prelude::*;
+
+    fn read(children: &str) -> Entry {
+        read_entry(&make(children)).unwrap()
+    }
+
+    #[test]
+    fn only_direct_children_speak_for_the_entry() {
+        let wrapped = "<source><id>s</id><author><name>S</name></author></source>\
+            <object xmlns='http://activitystrea.ms/spec/1.0/'><verb>delete</verb><object-type>person</object-type>\
+            <a:id xmlns:a='http://www.w3.org/2005/Atom'>o</a:id><a:author xmlns:a='http://www.w3.org/2005/Atom'><a:uri>acct:o@x</a:uri></a:author></object>\
+            <x xmlns='urn:x'><verb xmlns='http://activitystrea.ms/spec/1.0/'>follow</verb><id xmlns='http://www.w3.org/2005/Atom'>x</id></x>\
+            <id>mine</id><author><uri>acct:me@x</uri></author>";
+        let entry = read(wrapped);
+        assert_eq!(entry.verb, Verb::post());
+        assert_eq!(entry.id.as_deref(), Some("mine"));
+        assert_eq!(entry.authors.len(), 1);
+        assert_eq!(entry.authors[0].iri(), Some("acct:me@x"));
+        assert_eq!(entry.object_type, None);
+        let object = entry.object.unwrap();
+        assert_eq!((object.id.as_deref(), object.verb), (Some("o"), Some(Verb::resolve("delete"))));
+    }
+
+    #[test]
+    fn verbs_may_be_relative_and_the_first_one_counts() {
+        let verbs = "<verb xmlns='http://activitystrea.ms/spec/1.0/'> delete </verb><verb xmlns='http://activitystrea.ms/spec/1.0/'>post</verb>";
+        assert_eq!(read(verbs).verb.as_str(), "http://activitystrea.ms/schema/1.0/delete");
+    }
+
+    #[test]
+    fn a_share_is_read_down_to_the_note_and_no_deeper() {
+        let nested = |inner: &str| {
+            format!(
+                "<object xmlns='http://activitystrea.ms/spec/1.0/'><a:id xmlns:a='http://www.w3.org/2005/Atom'>i</a:id>{inner}</object>"
+            )
+        };
+        let entry = read(&nested(&nested(&nested(&nested("")))));
+        let note = entry.object.unwrap().object.unwrap().object.unwrap();
+        assert_eq!(note.id.as_deref(), Some("i"));
+        assert_eq!(note.object, None);
+    }
+
+    #[test]
+    fn each_form_of_content_gives_both() {
+        let cases = [
+            ("<content>a &lt; b</content>", "a < b", "<p>a &lt; b</p>"),
+            ("<content type='html'>&lt;p&gt;a&lt;script&gt;x&lt;/script&gt;</content>", "a", "<p>a</p>"),
+            ("<content type='text/html'>&lt;b&gt;a&lt;/b&gt;</content>", "a", "<b>a</b>"),
+            (
+                "<content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'><b>a</b></div></content>",
+                "a",
+                "<b>a</b>",
+            ),
+            (
+                "<content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'><b>a</b></div></content><content>plain</content>",
+                "plain",
+                "<b>a</b>",
+            ),
+        ];
+        for (children, text, xhtml) in cases {
+            let content = read(children).content.unwrap();
+            assert_eq!((content.text.as_str(), content.xhtml.as_str()), (text, xhtml), "{children}");
+        }
+        assert_eq!(read("<content type='image/png'>aGFsbG8=</content><content src='http://x'/>").content, None);
+    }
+
+    #[test]
+    fn an_item_zero_is_a_feed_and_other_payloads_are_neither() {
+        let feed =
+            Canonical::new(b"<feed xmlns='http://www.w3.org/2005/Atom'><title>x</title></feed>", &[], &Limits::ENTRY)
+                .unwrap();
+        assert!(matches!(super::read(&feed), Some(Document::Feed(f)) if f.title.as_deref() == Some("x")));
+        assert_eq!(read_entry(&feed), None);
+        let other = Canonical::new(b"<entry xmlns='urn:x'/>", &[], &Limits::ENTRY).unwrap();
+        assert_eq!(super::read(&other), None);
+    }
+
+    #[test]
+    fn places_dates_and_links_are_read_or_left_but_never_made_up() {
+        let entry = read(
+            "<point xmlns='http://www.georss.org/georss'>45.4 10.9</point><published>2010-02-24T00:53:06</published><updated>soon</updated>\
+             <link href=' https://x.example/ '/><link rel='http://www.iana.org/assignments/relation/via' href='xmpp:a@b?;\n node=c'/>\
+             <link rel='enclosure' length='x' href='/relative'/><link/><category/><category term='#a  b'/>",
+        );
+        assert_eq!(entry.geo.map(|g| (g.lat, g.lon)), Some((45.4, 10.9)));
+        assert_eq!(entry.published.map(|t| t.rfc3339()).as_deref(), Some("2010-02-24T00:53:06Z"));
+        assert_eq!(entry.updated, None);
+        assert_eq!(entry.links, [Link::new("alternate", "https://x.example/"), Link::new("via", "xmpp:a@b?;node=c")]);
+        assert_eq!(entry.categories.len(), 1);
+        let far = read("<geoloc xmlns='http://jabber.org/protocol/geoloc'><lat>NaN</lat><lon>500</lon></geoloc>");
+        assert_eq!(far.geo, None);
+    }
+
+    fn person() -> impl Strategy<Value = Person> {
+        let word = || proptest::option::of("[a-zé&<]{1,6}");
+        (word(), word(), word(), word(), word()).prop_map(|(name, uri, username, note, location)| Person {
+            name,
+            uri,
+            username,
+            note,
+            location,
+            object_type: Some(resolve("person")),
+            ..Person::default()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_writer_writes_is_read_back(
+            id in proptest::option::of("[!-~]{1,12}"),
+            title in proptest::option::of("[a-z<&é]{1,9}( [a-z\"']{1,9}){0,3}"),
+            text in proptest::option::of("[a-z<&é]{1,9}(\n{1,3}[a-z\"']{1,9}){0,3}"),
+            authors in proptest::collection::vec(person(), 0..3),
+            verb in "(post|share|favorite|http://x\\.example/verb)",
+            terms in proptest::collection::vec("[a-z<&\"é]{1,8}", 0..3),
+            replies in proptest::collection::vec("[a-z<&\"é]{1,8}", 0..3),
+            place in proptest::option::of((-90.0f64..90.0, -180.0f64..180.0)),
+            secs in 0i64..4_000_000_000,
+        ) {
+            let entry = Entry {
+                id,
+                title,
+                content: text.map(|t| html::from_text(&t)),
+                authors,
+                verb: Verb::resolve(&verb),
+                published: Some(Timestamp::from_secs(secs)),
+                categories: terms.into_iter().map(|term| Category { term, ..Category::default() }).collect(),
+                in_reply_to: replies.into_iter().map(|r| InReplyTo { reference: Some(r), href: Some("xmpp:a@b".into()), media_type: None }).collect(),
+                geo: place.map(|(lat, lon)| Geo { lat, lon, name: None }),
+                links: vec![Link { length: Some(7), width: Some(1), object_type: Some("urn:t".into()), ..Link::typed("enclosure", "image/png", "https://x.example/?a&b") }],
+                object: Some(Box::new(Object { id: Some("o".into()), verb: Some(Verb::post()), ..Object::default() })),
+                conversation: Some("tag:c".into()),
+                lang: Some("de".into()),
+                ..Entry::default()
+            };
+            let written = crate::format::atom::write(&entry).unwrap();
+            prop_assert_eq!(read_entry(&written), Some(entry));
+        }
+    }
+}

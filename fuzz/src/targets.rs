@@ -1,0 +1,74 @@
+//! What each target does with its bytes. `tests/corpus.rs` of Rookery plays the corpora through the same functions.
+//!
+//! A new target is a function here and a line in [`ALL`], a file in `fuzz/src/bin`, and a folder of its name in `fuzz/corpus`.
+
+use super::base::clock::Timestamp;
+use super::format::atom::{self, Author, Completion};
+use super::format::canonical::{Canonical, Limits};
+use super::format::{feed, html, jrd, uri, xrd};
+
+/// Name and function of every target.
+pub const ALL: &[(&str, fn(&[u8]))] =
+    &[("canonical", canonical), ("entry", entry), ("html", markup), ("jrd", json), ("xrd", descriptor)];
+
+/// Canonical XML: the second time changes nothing, and children stand alone.
+pub fn canonical(data: &[u8]) {
+    let Ok(once) = Canonical::new(data, &[("", "urn:a"), ("p", "urn:b")], &Limits::ENTRY) else { return };
+    assert_eq!(Canonical::new(once.as_bytes(), &[], &Limits::ENTRY).as_ref(), Ok(&once));
+    for child in once.children(|_, _| true, 8) {
+        assert_eq!(Canonical::new(child.as_bytes(), &[], &Limits::DOCUMENT).as_ref(), Ok(&child));
+    }
+}
+
+/// Entries and feeds: read, completed twice, written for the web.
+pub fn entry(data: &[u8]) {
+    let Ok(payload) = Canonical::new(data, &[], &Limits::ENTRY) else { return };
+    let _ = atom::read_feed(&payload, 16);
+    let ctx = Completion {
+        id: "tag:social.example,2026-11-22:alice/one",
+        published: Timestamp::from_secs(1_795_320_124),
+        updated: Timestamp::from_secs(1_795_320_200),
+        author: Author { name: "Alice", jid: "alice@social.example", acct: None, page: None },
+        permalink: Some("https://social.example/@alice/one"),
+        service: "alice@social.example",
+        node: "urn:xmpp:microblog:0",
+        item: "one",
+        comments: Some(("alice@social.example", "urn:xmpp:microblog:0:comments/one")),
+    };
+    let Ok(once) = atom::complete(&payload, &ctx) else { return };
+    assert_eq!(once.entry.authors.len(), 1);
+    // An entry just below the limit may pass it the second time.
+    if let Ok(twice) = atom::complete(&once.payload, &ctx) {
+        assert_eq!(twice.payload, once.payload);
+    }
+    let web = feed::write(&Default::default(), Some("xmpp:alice@social.example"), &[once.payload]);
+    assert!(Canonical::new(web.as_bytes(), &[], &Limits::DOCUMENT).is_ok());
+}
+
+/// HTML: what comes out is well-formed and holds nothing that runs.
+pub fn markup(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for content in [html::from_html(text), html::from_text(text)] {
+        let document = format!("<div xmlns='http://www.w3.org/1999/xhtml'>{}</div>", content.xhtml);
+        assert!(Canonical::new(document.as_bytes(), &[], &Limits::DOCUMENT).is_ok(), "{document}");
+        for word in ["<script", "<style", "<svg", "<iframe", "=\"javascript:"] {
+            assert!(!content.xhtml.contains(word), "{document}");
+        }
+    }
+    let _ = uri::XmppUri::parse(text);
+    let _ = uri::authority(text);
+}
+
+/// WebFinger in JSON: what was read is written and read again.
+pub fn json(data: &[u8]) {
+    if let Ok(resource) = jrd::read(data) {
+        assert_eq!(jrd::read(jrd::write(&resource).as_bytes()).as_ref(), Ok(&resource));
+    }
+}
+
+/// WebFinger and host-meta in XML: likewise.
+pub fn descriptor(data: &[u8]) {
+    if let Ok(resource) = xrd::read(data) {
+        assert_eq!(xrd::read(xrd::write(&resource).as_bytes()).as_ref(), Ok(&resource));
+    }
+}
