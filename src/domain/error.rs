@@ -72,6 +72,7 @@ refusals! {
     InsufficientPrivileges: Auth "forbidden" None, None, "6.2.3.3", "you may not do this";
     InvalidSubid: Modify "not-acceptable" Some("invalid-subid"), None, "6.2.3.5", "the subscription has another subid";
     SubscriptionOptionsUnsupported: Cancel "feature-not-implemented" Some("unsupported"), Some("subscription-options"), "6.3.4.6", "subscriptions have no options here";
+    DefaultOptionsUnsupported: Cancel "feature-not-implemented" Some("unsupported"), Some("retrieve-default-sub"), "6.4.3.2", "subscriptions have no options here";
     // Items, §6.5.9
     RetrieveForbidden: Auth "forbidden" None, None, "6.5.9.9", "you may not read this node";
     // Publish, §7.1.3
@@ -119,6 +120,8 @@ refusals! {
     Unsupported: Cancel "feature-not-implemented" None, None, "RFC 6120 §8.3.3.3", "this is not offered here";
     UnknownRequest: Cancel "service-unavailable" None, None, "RFC 6120 §8.3.3.19", "this is not offered here";
     Busy: Wait "resource-constraint" None, None, "RFC 6120 §8.3.3.18", "there is too much to do at the moment; try again later";
+    AnswerTooBig: Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the answer would be too big; ask for less at a time";
+    Failed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "something went wrong here, and is noted; try again later";
     StoreFailed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "this could not be stored; nothing was changed; try again later";
 }
 

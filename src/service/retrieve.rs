@@ -55,6 +55,9 @@ pub const ITEMS_MOST: usize = 200;
 /// … and this many bytes of payload: what Prosody takes from a component in one stanza is 512 KiB.
 pub const BYTES_MOST: usize = 300_000;
 
+/// Pages of nodes that are looked through for those that may be shown.
+const HIDDEN_PAGES: usize = 50;
+
 /// What anybody may know of a node (XEP-0060 §5.4).
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
@@ -115,8 +118,9 @@ impl Service {
         .await
     }
 
-    /// The nodes at `service` in the order of their names, behind `behind`. Closed nodes are listed for nobody but
-    /// those who may read them; nodes that only exist by themselves are: an account's microblog.
+    /// The nodes at `service` in the order of their names, behind `behind`; at most `limit`, and fewer only at the end.
+    /// Closed nodes are listed for nobody but those who may read them or ask to; an account's microblog also while it
+    /// only exists by itself.
     pub async fn nodes(
         &self,
         turn: Turn,
@@ -128,21 +132,35 @@ impl Service {
         let inner = self.clone();
         self.look(turn, move |r| {
             let place = inner.place(r, &service)?;
-            let mut nodes = r.nodes_of(&service, behind.as_ref(), limit)?;
-            if matches!(place, Place::Account(_)) && behind.is_none() {
-                let microblog = NodeName::microblog();
-                if r.node_named(&service, &microblog)?.is_none() {
-                    nodes.extend(inner.find_at(r, &place, &service, &microblog)?);
-                    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+            let microblog = NodeName::microblog();
+            let by_itself = matches!(place, Place::Account(_)) && r.node_named(&service, &microblog)?.is_none();
+            let mut unborn = match by_itself && behind.as_ref().is_none_or(|behind| *behind < microblog) {
+                true => inner.find_at(r, &place, &service, &microblog)?,
+                false => None,
+            };
+            let mut seen = Vec::new();
+            let mut behind = behind;
+            for _ in 0..HIDDEN_PAGES {
+                let page = r.nodes_of(&service, behind.as_ref(), limit)?;
+                let last = page.len() < limit;
+                behind = page.last().map(|node| node.name.clone());
+                for node in page {
+                    if unborn.as_ref().is_some_and(|unborn| unborn.name < node.name) {
+                        seen.extend(unborn.take());
+                    }
+                    let standing = inner.standing(r, &node, &by)?;
+                    if may(standing, Verb::Retrieve, &node).is_ok() || may(standing, Verb::Subscribe, &node).is_ok() {
+                        seen.push(node);
+                    }
+                }
+                if last {
+                    seen.extend(unborn.take());
+                }
+                if last || seen.len() >= limit {
+                    break;
                 }
             }
-            let mut seen = Vec::with_capacity(nodes.len());
-            for node in nodes {
-                let standing = inner.standing(r, &node, &by)?;
-                if may(standing, Verb::Retrieve, &node).is_ok() || may(standing, Verb::Subscribe, &node).is_ok() {
-                    seen.push(node);
-                }
-            }
+            seen.truncate(limit);
             Ok(seen)
         })
         .await

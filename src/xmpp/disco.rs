@@ -1,0 +1,278 @@
+//! Service discovery (XEP-0030, XEP-0128): what the component, an account, a node is and can; answered to anybody.
+//! Only what works is listed. XEP-0115 makes a hash of it for presence.
+
+use std::collections::BTreeSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use minidom::Element;
+use xmpp_parsers::caps::{compute_disco, hash_caps};
+use xmpp_parsers::disco::{DiscoInfoResult, Identity};
+use xmpp_parsers::hashes::Algo;
+
+use super::dispatch::{Answer, Request};
+use super::envelope::{Xml, XmlWriter};
+use super::{forms, ns, rsm};
+use crate::domain::address::Addresses;
+use crate::domain::error::Refusal;
+use crate::domain::node::{MICROBLOG, NodeAddress, NodeName};
+use crate::domain::node_config::Field;
+use crate::service::retrieve::{Entity, NodeInfo, Page, Which};
+
+/// What can be done with nodes anywhere: names behind `http://jabber.org/protocol/pubsub#` (XEP-0060 §10).
+const PUBSUB_FEATURES: &[&str] = &[
+    "access-authorize",
+    "access-open",
+    "access-presence",
+    "access-whitelist",
+    "auto-create",
+    "config-node",
+    "config-node-max",
+    "create-and-configure",
+    "create-nodes",
+    "delete-items",
+    "delete-nodes",
+    "instant-nodes",
+    "item-ids",
+    "manage-subscriptions",
+    "member-affiliation",
+    "meta-data",
+    "modify-affiliations",
+    "multi-items",
+    "outcast-affiliation",
+    "persistent-items",
+    "publish",
+    "publish-only-affiliation",
+    "publish-options",
+    "publisher-affiliation",
+    "purge-nodes",
+    "retract-items",
+    "retrieve-affiliations",
+    "retrieve-default",
+    "retrieve-items",
+    "retrieve-subscriptions",
+    "rsm",
+    "subscribe",
+    "subscription-notifications",
+];
+
+const EVERYWHERE: &[&str] =
+    &[ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PUBSUB, ns::RSM, ns::PING, ns::VERSION, ns::TIME, ns::FORM];
+
+/// Nodes listed in one answer, where the asker names no number.
+const NODES_MOST: usize = 200;
+
+/// Identities: category and type (XEP-0030 §3.1).
+const COMPONENT: &[(&str, &str)] = &[("pubsub", "service"), ("component", "generic")];
+const ACCOUNT: &[(&str, &str)] = &[("account", "registered"), ("pubsub", "pep")];
+
+fn describe(identities: &[(&str, &str)], features: &[&str]) -> DiscoInfoResult {
+    let pubsub = PUBSUB_FEATURES.iter().map(|name| format!("{}#{name}", ns::PUBSUB));
+    let others = EVERYWHERE.iter().chain(features).map(|name| (*name).to_owned());
+    DiscoInfoResult {
+        node: None,
+        identities: identities.iter().map(|(c, t)| Identity::new(*c, *t, "en", "Rookery")).collect(),
+        features: pubsub.chain(others).collect::<BTreeSet<_>>(),
+        extensions: Vec::new(),
+    }
+}
+
+fn component() -> DiscoInfoResult {
+    describe(COMPONENT, &[ns::REGISTER])
+}
+
+fn account() -> DiscoInfoResult {
+    let on_a_jid = format!("{}#pubsub-on-a-jid", ns::PUBSUB);
+    describe(ACCOUNT, &[&on_a_jid, MICROBLOG, ns::SOCIAL_FEED])
+}
+
+/// What our presences say of us (XEP-0115): made once, the same for all accounts.
+pub(super) struct Caps {
+    node: String,
+    component: String,
+    account: String,
+}
+
+impl Caps {
+    pub fn new(addresses: &Addresses) -> Self {
+        let ver = |info: &DiscoInfoResult| {
+            let hash = hash_caps(&compute_disco(info), Algo::Sha_1);
+            hash.map(|hash| STANDARD.encode(hash.hash)).unwrap_or_default()
+        };
+        Caps { node: addresses.public_url.clone(), component: ver(&component()), account: ver(&account()) }
+    }
+
+    /// `<c/>` for a presence of an account, or of the component.
+    pub fn presence(&self, of_account: bool) -> Xml {
+        let mut w = XmlWriter::new();
+        w.open("c", ns::CAPS).attr("hash", "sha-1").attr("node", &self.node).attr("ver", self.ver(of_account));
+        w.finish()
+    }
+
+    fn ver(&self, of_account: bool) -> &str {
+        if of_account { &self.account } else { &self.component }
+    }
+
+    /// Whether `node` is what our presence announced.
+    fn announced(&self, node: &str, of_account: bool) -> bool {
+        node.strip_prefix(&self.node).and_then(|rest| rest.strip_prefix('#')) == Some(self.ver(of_account))
+    }
+}
+
+pub(super) async fn info(r: Request) -> Answer {
+    let query = r.envelope.child_element(r.payload()?).map_err(|_| Refusal::BadRequest)?;
+    let node = query.attr("node").filter(|node| !node.is_empty());
+    let of_account = r.to.node().is_some();
+    if let Some(name) = node.filter(|node| !r.edge.caps().announced(node, of_account)) {
+        let name = NodeName::parse(name).map_err(|_| Refusal::NodeNotFound)?;
+        let at = NodeAddress { service: r.to.clone(), name };
+        let info = r.service().node_info(r.turn, at).await?;
+        return Ok(node_info(&info, r.to.as_str(), of_account));
+    }
+    let mut info = match r.service().entity(r.turn, r.to).await? {
+        Entity::Component => component(),
+        Entity::Account(_) => account(),
+    };
+    // XEP-0115 §6.2: the answer names the node that was asked for.
+    info.node = node.map(str::to_owned);
+    Xml::element(&Element::from(info)).map_err(|_| Refusal::Failed)
+}
+
+/// A node's identity and metadata (XEP-0060 §5.3, §5.4).
+fn node_info(info: &NodeInfo, service: &str, of_account: bool) -> Xml {
+    let mut w = XmlWriter::new();
+    w.open("query", ns::DISCO_INFO).attr("node", info.name.as_str());
+    w.open("identity", "").attr("category", "pubsub").attr("type", "leaf");
+    if !info.config.title.is_empty() {
+        w.attr("name", &info.config.title);
+    }
+    w.close();
+    for feature in [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PUBSUB] {
+        w.open("feature", "").attr("var", feature).close();
+    }
+    forms::open(&mut w, "result", ns::META_DATA);
+    // §16.4.3: of the configuration, what concerns who looks for something to read.
+    const SHOWN: [&str; 7] = [
+        "pubsub#type",
+        "pubsub#title",
+        "pubsub#description",
+        "pubsub#language",
+        "pubsub#access_model",
+        "pubsub#publish_model",
+        "pubsub#max_items",
+    ];
+    for Field { var, value, .. } in info.config.fields() {
+        if SHOWN.contains(&var) && !value.is_empty() {
+            forms::field(&mut w, var, None, None, &[&value]);
+        }
+    }
+    // An account's node belongs, for everybody else, to the account: whose Jabber address that is, is their business.
+    let owner = if of_account { service } else { info.creator.as_str() };
+    forms::field(&mut w, "pubsub#creator", Some("jid-single"), None, &[owner]);
+    forms::field(&mut w, "pubsub#owner", Some("jid-multi"), None, &[owner]);
+    forms::field(&mut w, "pubsub#creation_date", None, None, &[&info.created.rfc3339()]);
+    forms::field(&mut w, "pubsub#num_subscribers", None, None, &[&info.subscribers.to_string()]);
+    w.finish()
+}
+
+pub(super) async fn items(r: Request) -> Answer {
+    let query = r.envelope.child_element(r.payload()?).map_err(|_| Refusal::BadRequest)?;
+    let page = query.get_child("set", ns::RSM).map(rsm::read).transpose()?;
+    let of_account = r.to.node().is_some();
+    match query.attr("node").filter(|node| !node.is_empty() && !r.edge.caps().announced(node, of_account)) {
+        None => nodes(r, page).await,
+        Some(name) => {
+            let name = NodeName::parse(name).map_err(|_| Refusal::NodeNotFound)?;
+            node_items(r, name, page).await
+        }
+    }
+}
+
+/// The nodes of the component or of an account (XEP-0060 §5.2), forward by pages.
+async fn nodes(r: Request, page: Option<Page>) -> Answer {
+    let asked = page.is_some();
+    let Page { max, after, before } = page.unwrap_or_default();
+    if before.is_some() {
+        return Err(Refusal::Unsupported);
+    }
+    let behind = match after {
+        Some(name) => Some(NodeName::parse(&name).map_err(|_| Refusal::NodeNotFound)?),
+        None => None,
+    };
+    let most = max.unwrap_or(NODES_MOST).min(NODES_MOST);
+    let (service, jid) = (r.service(), r.to.clone());
+    let mut found = service.nodes(r.turn, r.from.to_bare(), r.to, behind, most + 1).await?;
+    let more = found.len() > most;
+    found.truncate(most);
+    let mut w = XmlWriter::new();
+    w.open("query", ns::DISCO_ITEMS);
+    for node in &found {
+        w.open("item", "").attr("jid", jid.as_str()).attr("node", node.name.as_str());
+        if !node.config.title.is_empty() {
+            w.attr("name", &node.config.title);
+        }
+        w.close();
+    }
+    if asked || more {
+        let name = |node: Option<&crate::domain::node::Node>| node.map(|node| node.name.clone());
+        let (first, last) = (name(found.first()), name(found.last()));
+        // Only who sees every node could count them.
+        let given = rsm::Given {
+            first: first.as_ref().map(NodeName::as_str),
+            last: last.as_ref().map(NodeName::as_str),
+            ..rsm::Given::default()
+        };
+        rsm::write(&mut w, given);
+    }
+    Ok(w.finish())
+}
+
+/// The items of a node (XEP-0060 §5.5): their ids, as names.
+async fn node_items(r: Request, name: NodeName, page: Option<Page>) -> Answer {
+    let asked = page.is_some();
+    let (service, jid) = (r.service(), r.to.clone());
+    let at = NodeAddress { service: r.to, name: name.clone() };
+    let which = page.map_or(Which::Newest(None), Which::Page);
+    let found = service.items(r.turn, r.from, at, which).await?;
+    let mut w = XmlWriter::new();
+    w.open("query", ns::DISCO_ITEMS).attr("node", name.as_str());
+    for (item, _) in &found.items {
+        w.open("item", "").attr("jid", jid.as_str()).attr("name", item.id.as_str()).close();
+    }
+    if asked || !found.complete {
+        let given = rsm::Given {
+            first: found.items.first().map(|(item, _)| item.id.as_str()),
+            index: found.first_index,
+            last: found.items.last().map(|(item, _)| item.id.as_str()),
+            count: Some(found.total),
+        };
+        rsm::write(&mut w, given);
+    }
+    Ok(w.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// XEP-0115 §5.1: identities and features, each sorted, each ended by `<`.
+    #[test]
+    fn the_hash_in_presence_is_that_of_what_disco_answers() {
+        let url = url::Url::parse("https://c.example/").unwrap();
+        let addresses = Addresses::new(jid::BareJid::new("c.example").unwrap(), &url, "c.example");
+        let caps = Caps::new(&addresses);
+        for (of_account, info) in [(false, component()), (true, account())] {
+            let mut text = String::new();
+            let mut identities: Vec<_> =
+                info.identities.iter().map(|i| format!("{}/{}/en/Rookery<", i.category, i.type_)).collect();
+            identities.sort();
+            text.extend(identities);
+            text.extend(info.features.iter().map(|feature| format!("{feature}<")));
+            let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+            assert_eq!(caps.ver(of_account), STANDARD.encode(hash));
+            assert!(caps.announced(&format!("https://c.example#{}", caps.ver(of_account)), of_account));
+            assert!(!caps.announced("https://c.example#other", of_account));
+        }
+        assert_ne!(caps.account, caps.component);
+    }
+}

@@ -1,0 +1,310 @@
+//! From stanza to use case and back: who asks, whom, what; one table of requests (RFC 6120 §8, RFC 6121 §8).
+//!
+//! Nothing here blocks: a stanza takes its sender's turn in the order of reading, the work goes on elsewhere.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jid::{BareJid, Jid};
+
+use super::envelope::{Address, Child, Envelope, Head, Kind, Stanza, StanzaType, Xml, XmlWriter};
+use super::limits::{Gate, Limits, Permit};
+use super::outline::Outline;
+use super::repeat::{Key, Memory};
+use super::{chat, disco, errors, ns, owner, presence, pubsub, register};
+use crate::base::turn::{Turn, Turns};
+use crate::domain::address::Whom;
+use crate::domain::error::Refusal;
+use crate::service::Service;
+
+/// Where answers go: into the link's lane that waits for nobody.
+pub type Out = Arc<dyn Fn(Stanza) + Send + Sync>;
+
+/// The XMPP edge; cheap to clone.
+#[derive(Clone)]
+pub struct Edge(Arc<Inner>);
+
+struct Inner {
+    service: Service,
+    gate: Gate,
+    turns: Turns<BareJid>,
+    memory: Memory,
+    caps: disco::Caps,
+}
+
+/// The result of a request: what stands in the `result`.
+pub(super) type Answer = Result<Xml, Refusal>;
+
+/// One request of a table.
+struct Route {
+    type_: StanzaType,
+    ns: &'static str,
+    name: &'static str,
+    /// Whether only the component itself offers it.
+    component_only: bool,
+    run: fn(Request) -> BoxFuture<'static, Answer>,
+}
+
+/// Every request there is an answer to.
+const ROUTES: &[Route] = &[
+    route(StanzaType::Get, ns::PUBSUB, "pubsub", |r| Box::pin(pubsub::get(r))),
+    route(StanzaType::Set, ns::PUBSUB, "pubsub", |r| Box::pin(pubsub::set(r))),
+    route(StanzaType::Get, ns::OWNER, "pubsub", |r| Box::pin(owner::get(r))),
+    route(StanzaType::Set, ns::OWNER, "pubsub", |r| Box::pin(owner::set(r))),
+    route(StanzaType::Get, ns::DISCO_INFO, "query", |r| Box::pin(disco::info(r))),
+    route(StanzaType::Get, ns::DISCO_ITEMS, "query", |r| Box::pin(disco::items(r))),
+    component_only(StanzaType::Get, ns::REGISTER, "query", |r| Box::pin(register::get(r))),
+    component_only(StanzaType::Set, ns::REGISTER, "query", |r| Box::pin(register::set(r))),
+    route(StanzaType::Get, ns::PING, "ping", |r| Box::pin(ping(r))),
+    route(StanzaType::Get, ns::VERSION, "query", |r| Box::pin(version(r))),
+    route(StanzaType::Get, ns::TIME, "time", |r| Box::pin(time(r))),
+];
+
+const fn route(
+    type_: StanzaType,
+    ns: &'static str,
+    name: &'static str,
+    run: fn(Request) -> BoxFuture<'static, Answer>,
+) -> Route {
+    Route { type_, ns, name, component_only: false, run }
+}
+
+const fn component_only(
+    type_: StanzaType,
+    ns: &'static str,
+    name: &'static str,
+    run: fn(Request) -> BoxFuture<'static, Answer>,
+) -> Route {
+    Route { type_, ns, name, component_only: true, run }
+}
+
+impl Edge {
+    pub fn new(service: Service, limits: Limits) -> Self {
+        let gate = Gate::new(limits, service.clock.clone());
+        let caps = disco::Caps::new(&service.addresses);
+        Edge(Arc::new(Inner { service, gate, turns: Turns::default(), memory: Memory::default(), caps }))
+    }
+
+    pub(super) fn service(&self) -> &Service {
+        &self.0.service
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub(super) fn caps(&self) -> &disco::Caps {
+        &self.0.caps
+    }
+
+    /// Takes one stanza in the order of the stream and returns at once. A request is answered through `out`, from any
+    /// thread, exactly once; so is what presence and words ask for.
+    ///
+    /// Must be called within the runtime.
+    pub fn receive(&self, envelope: Envelope, out: &Out) {
+        let own = &self.service().addresses.component;
+        let Some(from) = envelope.head.from.jid().cloned() else {
+            tracing::debug!(head = ?envelope.head, "a stanza from nobody");
+            return;
+        };
+        let to = envelope.head.to.jid().map(Jid::to_bare);
+        // What has no address was meant for the component. What has a foreign one we may not answer in its name.
+        let whom = match (&envelope.head.to, &to) {
+            (Address::Valid(_), Some(to)) => self.service().addresses.whom(to),
+            (Address::Absent, _) => Some(Whom::Service),
+            _ => None,
+        };
+        let mut head = envelope.head.clone();
+        if whom.is_none() || to.is_none() {
+            head.to = Address::Valid(own.clone().into());
+        }
+        let reply = Reply { head, out: out.clone(), most: self.gate().limits().answer_bytes };
+        let to = to.filter(|_| whom.is_some()).unwrap_or_else(|| own.clone());
+        match (envelope.head.kind, whom) {
+            (Kind::Iq, whom) => self.iq(envelope, from, to, whom, reply),
+            (Kind::Message | Kind::Presence, Some(whom)) => {
+                // Our own addresses come back only by mistake: nothing is said to oneself.
+                if from.domain() == own.domain() || matches!(envelope.head.type_, StanzaType::Error) {
+                    return;
+                }
+                match envelope.head.kind {
+                    Kind::Message => self.message(envelope, from, to, whom, reply),
+                    _ => self.presence(envelope, from, to, whom, reply),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn iq(&self, envelope: Envelope, from: Jid, to: BareJid, whom: Option<Whom>, reply: Reply) {
+        let head = &envelope.head;
+        // RFC 6120 §8.2.3: four types, an id, exactly one child. Answers that nobody waits for end here: `Reply` sends
+        // nothing to a result or an error.
+        let sound = matches!(head.type_, StanzaType::Get | StanzaType::Set) && head.id.is_some();
+        let (Some(payload), true, 1) = (envelope.payload(), sound, envelope.children_total) else {
+            return reply.send(Err(Refusal::BadRequest));
+        };
+        let whom = match whom {
+            Some(whom @ (Whom::Service | Whom::Local(_))) => whom,
+            // A well-formed address that resolves to nothing yet, or is not ours at all.
+            Some(Whom::Remote { .. } | Whom::Made { .. }) | None => return reply.send(Err(Refusal::NoSuchAccount)),
+            Some(Whom::Nobody) => return reply.send(Err(Refusal::UnknownRequest)),
+        };
+        let found = ROUTES.iter().find(|r| r.type_ == head.type_ && r.ns == payload.ns && r.name == payload.name);
+        let Some(route) = found.filter(|r| !r.component_only || whom == Whom::Service) else {
+            return reply.send(Err(Refusal::UnknownRequest));
+        };
+        let sender = from.to_bare();
+        let Some(permit) = self.gate().admit(&sender, envelope.raw().len()) else {
+            return reply.send(Err(Refusal::Busy));
+        };
+        let turn = self.0.turns.take(sender);
+        let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
+        work(permit, reply, (route.run)(request));
+    }
+
+    fn message(&self, envelope: Envelope, from: Jid, to: BareJid, whom: Whom, reply: Reply) {
+        let Some(said) = chat::Said::read(&envelope) else { return };
+        let sender = from.to_bare();
+        let Some(permit) = self.gate().admit(&sender, envelope.raw().len()) else {
+            return reply.send(Err(Refusal::Busy));
+        };
+        // The first turn is for looking at what the sender has; the second keeps their order until all is done.
+        let (look, turn) = (self.0.turns.take(sender.clone()), self.0.turns.take(sender));
+        let out = reply.out.clone();
+        let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
+        tokio::spawn(async move {
+            let heard = AssertUnwindSafe(chat::hear(request, look, said, &out)).catch_unwind().await;
+            drop(permit);
+            match heard {
+                Ok(Ok(())) => {}
+                Ok(Err(refusal)) => reply.send(Err(refusal)),
+                Err(_) => reply.send(Err(panicked())),
+            }
+        });
+    }
+
+    fn presence(&self, envelope: Envelope, from: Jid, to: BareJid, whom: Whom, reply: Reply) {
+        let Some(asked) = presence::Asked::read(&envelope.head) else { return };
+        let sender = from.to_bare();
+        let Some(permit) = self.gate().admit(&sender, envelope.raw().len()) else { return };
+        let turn = self.0.turns.take(sender);
+        let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
+        tokio::spawn(async move {
+            if AssertUnwindSafe(presence::come(request, asked, &reply.out)).catch_unwind().await.is_err() {
+                panicked();
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Does a request's work and answers it, come what may.
+fn work(permit: Permit, reply: Reply, run: BoxFuture<'static, Answer>) {
+    tokio::spawn(async move {
+        let answer = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
+        drop(permit);
+        reply.send(answer);
+    });
+}
+
+fn panicked() -> Refusal {
+    tracing::error!("a request ended in a panic; please report it");
+    Refusal::Failed
+}
+
+/// A request on its way to a use case.
+pub(super) struct Request {
+    pub edge: Edge,
+    pub envelope: Envelope,
+    /// Who asks.
+    pub from: Jid,
+    /// Which of our addresses was asked.
+    pub to: BareJid,
+    pub whom: Whom,
+    pub turn: Turn,
+}
+
+impl Request {
+    pub fn service(&self) -> Service {
+        self.edge.service().clone()
+    }
+
+    /// What the request is about.
+    pub fn payload(&self) -> Result<&Child, Refusal> {
+        self.envelope.payload().ok_or(Refusal::BadRequest)
+    }
+
+    pub fn outline(&self) -> Result<Outline, Refusal> {
+        Outline::read(&self.envelope, self.payload()?)
+    }
+
+    /// Does a write that must not be done twice (see [`super::repeat`]).
+    pub async fn once<F>(self, write: impl FnOnce(Request) -> F) -> Answer
+    where
+        F: Future<Output = Answer>,
+    {
+        let edge = self.edge.clone();
+        let id = self.envelope.head.id.as_deref().unwrap_or_default();
+        let key = Key::new(&self.from, &self.to, id, &self.envelope.slice(self.payload()?));
+        if let Some(answer) = edge.0.memory.recall(&key, edge.service().clock.now()) {
+            return Ok(answer);
+        }
+        let answer = write(self).await?;
+        edge.0.memory.keep(key, &answer, edge.service().clock.now());
+        Ok(answer)
+    }
+}
+
+/// The way back to who asked.
+struct Reply {
+    head: Head,
+    out: Out,
+    most: usize,
+}
+
+impl Reply {
+    /// Answers a request; nothing where no answer is due (RFC 6120 §8.3.1).
+    fn send(&self, answer: Answer) {
+        let stanza = match answer {
+            Ok(body) => match self.head.result(body) {
+                // Over the limit, the server would end the stream for everybody.
+                Some(stanza) if stanza.len() > self.most => self.refuse(Refusal::AnswerTooBig),
+                stanza => stanza,
+            },
+            Err(refusal) => self.refuse(refusal),
+        };
+        if let Some(stanza) = stanza {
+            (self.out)(stanza);
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Option<Stanza> {
+        self.head.error(&errors::stanza_error(refusal))
+    }
+}
+
+/// XEP-0199.
+async fn ping(r: Request) -> Answer {
+    r.service().entity(r.turn, r.to).await?;
+    Ok(Xml::default())
+}
+
+/// XEP-0092; the operating system is nobody's business.
+async fn version(r: Request) -> Answer {
+    r.service().entity(r.turn, r.to).await?;
+    let mut w = XmlWriter::new();
+    w.open("query", ns::VERSION).leaf("name", "", "Rookery").leaf("version", "", env!("CARGO_PKG_VERSION"));
+    Ok(w.finish())
+}
+
+/// XEP-0202.
+async fn time(r: Request) -> Answer {
+    let service = r.service();
+    service.entity(r.turn, r.to).await?;
+    let mut w = XmlWriter::new();
+    w.open("time", ns::TIME).leaf("tzo", "", "+00:00").leaf("utc", "", &service.clock.now().rfc3339());
+    Ok(w.finish())
+}
