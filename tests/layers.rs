@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("web", 70),
     ("control", 70),
     ("app", 80),
+    ("check", 85),
     ("main", 90),
 ];
 
@@ -107,7 +108,7 @@ fn violations(files: &BTreeMap<PathBuf, String>) -> Vec<String> {
         };
         for path in paths(text, &here) {
             let Some((other, above)) = room(&path.segments) else { continue };
-            let wrong = above > layer || (above == layer && other != name && !(layer == 0));
+            let wrong = above > layer || (above == layer && other != name && layer != 0);
             if wrong {
                 found.push(format!(
                     "src/{}:{}: {name} must not see {other}: {}",

@@ -116,12 +116,7 @@ const WORDS: &[Word] = &[
         about: "get somebody's posts, e.g. follow alice",
         run: |c| Box::pin(follow(c)),
     },
-    Word {
-        name: "unfollow",
-        usage: "unfollow <address>",
-        about: "get them no longer",
-        run: |c| Box::pin(unfollow(c)),
-    },
+    Word { name: "unfollow", usage: "unfollow <address>", about: "get them no longer", run: |c| Box::pin(unfollow(c)) },
     Word { name: "list", usage: "list", about: "whom you follow", run: |c| Box::pin(list(c)) },
 ];
 

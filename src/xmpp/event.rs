@@ -178,20 +178,14 @@ mod tests {
         let config = NodeConfig { notify_config: true, ..NodeConfig::default_for(NodeKind::Leaf) };
         let (jid, subid) = (Jid::new("romeo@example.org").unwrap(), "s1".to_owned());
         let retracted = What::Retracted { item: ItemId::parse("1").unwrap(), atom_id: None };
-        let approved = What::Subscription {
-            jid: jid.clone(),
-            subid: subid.clone(),
-            state: Some(SubscriptionState::Subscribed),
-        };
+        let approved =
+            What::Subscription { jid: jid.clone(), subid: subid.clone(), state: Some(SubscriptionState::Subscribed) };
         let ended = What::Subscription { jid: jid.clone(), subid: subid.clone(), state: None };
         for (what, inside) in [
             (retracted, "<items node='n &amp; m'><retract id='1'/></items>"),
             (What::Purged, "<purge node='n &amp; m'/>"),
             (What::Deleted, "<delete node='n &amp; m'/>"),
-            (
-                approved,
-                "<subscription node='n &amp; m' jid='romeo@example.org' subid='s1' subscription='subscribed'/>",
-            ),
+            (approved, "<subscription node='n &amp; m' jid='romeo@example.org' subid='s1' subscription='subscribed'/>"),
             (ended, "<subscription node='n &amp; m' jid='romeo@example.org' subid='s1' subscription='none'/>"),
         ] {
             assert_eq!(body(what, &config), Some(format!("{OPEN}{inside}</event>")));

@@ -31,8 +31,7 @@ impl Form {
         let mut values = 0;
         for field in form.children().filter(|c| c.is("field", ns::FORM)) {
             let Some(var) = field.attr("var") else { continue };
-            let given: Vec<String> =
-                field.children().filter(|c| c.is("value", ns::FORM)).map(Element::text).collect();
+            let given: Vec<String> = field.children().filter(|c| c.is("value", ns::FORM)).map(Element::text).collect();
             values += given.len().max(1);
             if values > FIELDS_MOST {
                 return Err(Refusal::BadRequest);

@@ -128,7 +128,7 @@ impl Inner {
             true => event::event_body(&task.event, config, task.payload.as_ref()),
             false => None,
         };
-        let Some(body) = body.map(Xml::canonical) else {
+        let Some(body) = body else {
             report.ended(task.seq, Outcome::Done);
             return Ok(());
         };
@@ -144,14 +144,22 @@ impl Inner {
             _ => self.to_all(&sending, Arc::new(audience), &task, report, &mut last).await?,
         };
         match (sent, last) {
-            (true, Some(position)) => self.prove(destination.clone(), position, task.seq, Outcome::Done, report.clone()),
+            (true, Some(position)) => {
+                self.prove(destination.clone(), position, task.seq, Outcome::Done, report.clone())
+            }
             _ => report.ended(task.seq, Outcome::Done),
         }
         Ok(())
     }
 
     /// To the one JID that an Event concerns, or to an owner.
-    async fn to_one(&self, sending: &Sending, owner: &str, task: &Task, last: &mut Option<Position>) -> Result<bool, Outcome> {
+    async fn to_one(
+        &self,
+        sending: &Sending,
+        owner: &str,
+        task: &Task,
+        last: &mut Option<Position>,
+    ) -> Result<bool, Outcome> {
         let to = match &task.event.what {
             What::Subscription { jid, .. } | What::LastItem { jid, .. } => Some(jid.clone()),
             _ => Jid::new(owner).ok(),
@@ -161,7 +169,14 @@ impl Inner {
     }
 
     /// To all subscribers behind the task's cursor; whether anything was sent.
-    async fn to_all(self: &Arc<Self>, sending: &Sending, audience: Arc<Audience>, task: &Task, report: &Report, last: &mut Option<Position>) -> Result<bool, Outcome> {
+    async fn to_all(
+        self: &Arc<Self>,
+        sending: &Sending,
+        audience: Arc<Audience>,
+        task: &Task,
+        report: &Report,
+        last: &mut Option<Position>,
+    ) -> Result<bool, Outcome> {
         let mut cursor = task.cursor.clone();
         let mut since_proof = 0;
         let mut sent = false;
@@ -205,7 +220,14 @@ impl Inner {
     }
 
     /// Reports `outcome` once the server has read what was sent up to `position`.
-    fn prove(self: &Arc<Self>, destination: Destination, position: Position, seq: u64, outcome: Outcome, report: Report) {
+    fn prove(
+        self: &Arc<Self>,
+        destination: Destination,
+        position: Position,
+        seq: u64,
+        outcome: Outcome,
+        report: Report,
+    ) {
         self.unproved().insert(destination.clone(), position);
         let inner = self.clone();
         tokio::spawn(async move {
@@ -264,7 +286,12 @@ fn audience(r: &dyn Read, event: &Event) -> kv::Result<Option<Audience>> {
 }
 
 /// A page of those who are to be told, and where to go on.
-fn subscribers(r: &dyn Read, audience: &Audience, event: &Event, cursor: &[u8]) -> kv::Result<(Vec<Jid>, Option<Vec<u8>>)> {
+fn subscribers(
+    r: &dyn Read,
+    audience: &Audience,
+    event: &Event,
+    cursor: &[u8],
+) -> kv::Result<(Vec<Jid>, Option<Vec<u8>>)> {
     let rows = r.subscriptions(audience.node.id, cursor, PAGE)?;
     let next = rows.last().filter(|_| rows.len() == PAGE).map(|(key, _)| key.clone());
     let mut page = Vec::with_capacity(rows.len());

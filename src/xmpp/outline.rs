@@ -201,9 +201,10 @@ mod tests {
 
     #[test]
     fn text_beside_elements_is_seen_and_empty_elements_end() {
-        let o =
-            outline("<iq><pubsub xmlns='u'><items node='n'/><set xmlns='r'/><b>t</b><c><![CDATA[x]]></c></pubsub></iq>")
-                .unwrap();
+        let o = outline(
+            "<iq><pubsub xmlns='u'><items node='n'/><set xmlns='r'/><b>t</b><c><![CDATA[x]]></c></pubsub></iq>",
+        )
+        .unwrap();
         let names: Vec<_> = o.root.children.iter().map(|c| (c.name.as_str(), c.ns.as_str(), c.text)).collect();
         assert_eq!(names, [("items", "u", false), ("set", "r", false), ("b", "u", true), ("c", "u", true)]);
         assert_eq!(o.root.own().count(), 3);
