@@ -84,7 +84,8 @@ fn write(backend: Backend, folder: &str, size: usize, count: u64, group: u64) ->
 }
 
 fn last(kv: &dyn Kv) -> Result<Option<(u64, usize, u64)>, KvError> {
-    let number = |bytes: &[u8], at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+    let number =
+        |bytes: &[u8], at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
     let Some(row) = kv.get(b"last")? else { return Ok(None) };
     match (number(&row, 0), number(&row, 8), number(&row, 16)) {
         (Some(n), Some(size), Some(group)) => Ok(Some((n, size as usize, group))),
@@ -187,7 +188,11 @@ fn grow(backend: Backend, folder: &str, items: u64) -> Result<(), Failure> {
     }
     let took = start.elapsed().as_secs_f64();
     let bytes = kv.disk_bytes() / 1_000_000;
-    println!("{items} items in groups of 64: {:.0} items/s, memory {}, disk {bytes} MB", items as f64 / took, memory()?);
+    println!(
+        "{items} items in groups of 64: {:.0} items/s, memory {}, disk {bytes} MB",
+        items as f64 / took,
+        memory()?
+    );
     let start = Instant::now();
     let some = kv.range(b"i", b"j", 1000, false)?.len();
     println!("{some} of them read in {:?}", start.elapsed());

@@ -54,7 +54,9 @@
 //! * **Due rows carry no lease yet.** One process holds the store's lock, so a lane in memory is the lease; a backend that
 //!   several processes share needs the lease in the row.
 
+pub mod app;
 pub mod base;
+pub mod check;
 pub mod config;
 pub mod control;
 pub mod domain;
@@ -64,4 +66,5 @@ pub mod network;
 pub mod queue;
 pub mod service;
 pub mod store;
+pub mod web;
 pub mod xmpp;

@@ -112,4 +112,7 @@ pub struct NodeState {
     /// Items with a place up to this were purged: nobody sees them, a sweep removes them.
     #[serde(default)]
     pub floor: u64,
+    /// When what a reader of the node sees changed last: also by what leaves no trace in the items, as a retraction.
+    #[serde(default)]
+    pub changed: Timestamp,
 }

@@ -1,6 +1,8 @@
 //! What a network must be able to do so that the queue can keep our promises to it. The queue knows networks only
 //! through [`Network`]; adding one is a folder and a line in `app.rs`.
 
+pub mod ostatus;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;

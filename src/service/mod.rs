@@ -14,6 +14,7 @@ pub mod publish;
 pub mod retract;
 pub mod retrieve;
 pub mod subscribe;
+pub mod topics;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@ use jid::{BareJid, Jid};
 
 use super::places::Place;
 use super::{Decided, Inner, Service, bare, of_hosts};
+use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
@@ -60,9 +61,10 @@ impl Inner {
 }
 
 /// How a node changes its state by one: the number that its Event carries.
-pub(super) fn advance(tx: &mut Tx<'_>, nid: NodeId) -> Decided<u64> {
+pub(super) fn advance(tx: &mut Tx<'_>, nid: NodeId, now: Timestamp) -> Decided<u64> {
     let mut state = tx.read().node_state(nid)?;
     state.seq += 1;
+    state.changed = now;
     tx.put_node_state(nid, &state)?;
     Ok(state.seq)
 }
@@ -123,8 +125,8 @@ impl Service {
                 return Ok(());
             }
             tx.put_node(&node)?;
+            let seq = advance(tx, node.id, inner.clock.now())?;
             if node.config.notify_config {
-                let seq = advance(tx, node.id)?;
                 tx.emit(&inner.event(&node, seq, What::Configured))?;
             }
             Ok(())
@@ -141,7 +143,7 @@ impl Service {
             if node.id == NodeId(0) {
                 return Ok(());
             }
-            let seq = advance(tx, node.id)?;
+            let seq = advance(tx, node.id, inner.clock.now())?;
             tx.unname_node(&node)?;
             let event = tx.emit(&inner.event(&node, seq, What::Deleted))?;
             tx.mark_for_sweep(node.id, event)?;
@@ -165,6 +167,7 @@ impl Service {
             let mut state = tx.read().node_state(node.id)?;
             state.seq += 1;
             state.floor = state.seq;
+            state.changed = inner.clock.now();
             state.items = 0;
             state.bytes = 0;
             tx.put_node_state(node.id, &state)?;

@@ -160,6 +160,7 @@ impl Inner {
         let version = Version(tx.next(Counter::Version));
         let mut state = tx.read().node_state(node.id)?;
         state.seq += 1;
+        state.changed = now;
         let publisher = existing.as_ref().map_or(by, |item| &item.publisher).clone();
         tx.put_payload(version, prepared.payload.clone())?;
         let author = existing.as_ref().map_or(author, |item| &item.author).clone();

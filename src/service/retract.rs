@@ -60,6 +60,7 @@ impl Service {
                 tx.delete_item(node.id, &item)?;
                 tx.release_payload(item.version, item.event)?;
                 state.seq += 1;
+                state.changed = inner.clock.now();
                 state.items = state.items.saturating_sub(1);
                 state.bytes = state.bytes.saturating_sub(u64::from(item.size));
                 if node.config.notify_retract || notify {

@@ -254,20 +254,7 @@ impl Service {
         let inner = self.clone();
         self.look(Turn::free(), move |r| {
             let (account, node) = inner.public_microblog(r, &name)?;
-            let floor = r.node_state(node.id)?.floor;
-            let mut items = Vec::new();
-            let rows = r.items(node.id, floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
-            let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
-            // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
-            for item in rows.into_iter().take(limit).filter(|item| item.atom_id.is_some()) {
-                if may_see(Viewer::Public, &node, &item).is_ok()
-                    && let Some(payload) = r.payload(item.version)?
-                {
-                    items.push((item, payload));
-                }
-            }
-            let updated = items.iter().map(|(item, _)| item.updated).max().unwrap_or(account.created);
-            Ok(FeedPage { account, config: node.config, items, older, updated })
+            feed_page(r, account, node, before, limit)
         })
         .await
     }
@@ -298,6 +285,30 @@ impl Inner {
         }
         Ok((account, node))
     }
+}
+
+/// A page of a microblog that [`Inner::public_microblog`] gave.
+pub(super) fn feed_page(
+    r: &dyn Read,
+    account: Account,
+    node: Node,
+    before: Option<u64>,
+    limit: usize,
+) -> Decided<FeedPage> {
+    let floor = r.node_state(node.id)?.floor;
+    let mut items = Vec::new();
+    let rows = r.items(node.id, floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
+    let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
+    // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
+    for item in rows.into_iter().take(limit).filter(|item| item.atom_id.is_some()) {
+        if may_see(Viewer::Public, &node, &item).is_ok()
+            && let Some(payload) = r.payload(item.version)?
+        {
+            items.push((item, payload));
+        }
+    }
+    let updated = items.iter().map(|(item, _)| item.updated).max().unwrap_or(account.created);
+    Ok(FeedPage { account, config: node.config, items, older, updated })
 }
 
 /// The node, if it was not deleted.

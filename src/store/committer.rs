@@ -500,9 +500,8 @@ mod tests {
             })
             .collect();
         // Its refusal rests on a row that was never kept: it must not be told so.
-        let misled = store.commit(Lane::Asked, |tx| {
-            Ok(if tx.get(b"lost")?.is_some() { Err("it is there already") } else { Ok(()) })
-        });
+        let misled = store
+            .commit(Lane::Asked, |tx| Ok(if tx.get(b"lost")?.is_some() { Err("it is there already") } else { Ok(()) }));
         shim.hold(false);
         for answer in lost {
             assert!(matches!(answer.await, Err(StoreError::Kv(KvError::Full(_)))));
@@ -512,7 +511,8 @@ mod tests {
         assert_eq!(*events.borrow(), 0, "no event became durable");
 
         shim.full.store(false, Ordering::SeqCst);
-        let absent = store.commit(Lane::Asked, |tx| Ok(Ok::<_, ()>(tx.get(b"lost")?.is_none() && tx.get(b"first")?.is_none())));
+        let absent =
+            store.commit(Lane::Asked, |tx| Ok(Ok::<_, ()>(tx.get(b"lost")?.is_none() && tx.get(b"first")?.is_none())));
         assert_eq!(absent.await.unwrap(), Ok(true), "the group's rows are not seen by later decisions");
         let next = numbered(&store, "next").await.unwrap().unwrap();
         let given = given.lock().unwrap().clone();
@@ -559,7 +559,8 @@ mod tests {
             Box::new(Decision { decide, decided: None, failed: None, tx: oneshot::channel().0 })
         };
         let share_at = |age: Duration| {
-            let shared = Arc::new(Shared { queues: Mutex::default(), wake: Condvar::new(), stats: CommitStats::default() });
+            let shared =
+                Arc::new(Shared { queues: Mutex::default(), wake: Condvar::new(), stats: CommitStats::default() });
             let since = Instant::now().checked_sub(age).unwrap();
             {
                 let mut q = lock(&shared.queues);

@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Store;
 use super::fjall::FjallKv;
 use super::kv::{self, Kv, KvError, Row, Write};
 use super::memory::MemoryKv;
 use super::sled::SledKv;
-use super::Store;
 
 /// The databases that can hold a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -251,7 +251,10 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let first = open_kv(backend, folder.path()).unwrap();
             let words = open_kv(backend, folder.path()).err().unwrap().to_string();
-            assert!(words.contains(&format!("another rookery (pid {}) holds the store", std::process::id())), "{words}");
+            assert!(
+                words.contains(&format!("another rookery (pid {}) holds the store", std::process::id())),
+                "{words}"
+            );
             drop(first);
             open_kv(backend, folder.path()).unwrap();
         }

@@ -1,0 +1,299 @@
+//! The only wiring: builds the store, the use cases, the link, the queue and the listeners, and takes them down in
+//! order. Nothing in the house is global: everything is given from here.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jid::BareJid;
+use tokio::task::JoinSet;
+
+use crate::base::clock::Clock;
+use crate::base::id::Ids;
+use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
+use crate::config::{self, Config};
+use crate::control::{self, Command, Reply, socket};
+use crate::domain::address::Addresses;
+use crate::http::client::{BuildError, Client, Options};
+use crate::http::listener;
+use crate::network::Network;
+use crate::network::ostatus::OStatus;
+use crate::queue::Queue;
+use crate::service::topics::Topics;
+use crate::service::{Registration, Rules, Service};
+use crate::store::{self, OpenError, Store};
+use crate::web;
+use crate::web::health::{Check, Figure, Health, Source};
+use crate::xmpp::envelope::Envelope;
+use crate::xmpp::limits::Limits;
+use crate::xmpp::link::{self, Instance, LinkConfig, LinkHandle, LinkState};
+use crate::xmpp::notify::Notifier;
+use crate::xmpp::{Edge, Out};
+
+/// How long an orderly end may take before what is left waits for the next start.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Why the service could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error("cannot listen: {0}")]
+    Listen(#[from] std::io::Error),
+    #[error("the HTTP client could not be made: {0}")]
+    Client(#[from] BuildError),
+    #[error("component.server_host {0:?} is no address")]
+    ServerHost(String),
+}
+
+/// Runs the service until `stop` says so, then drains it.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    let (trigger, shutdown) = shutdown::channel();
+    let (clock, ids) = (Clock::system(), Ids::system());
+    let store = open(&config).await?;
+    let service = service(&config, store.clone(), &clock, &ids);
+    let client = Client::new(Options::new(config.http.public_url.clone(), config.federation.allow_private_addresses))?;
+    // Bound before anything is told to be up, so that a wrong address is an error at the start.
+    let public = listener::bind(config.http.listen).await?;
+    let admin = listener::bind(config.http.admin_listen).await?;
+    let control = match &config.store.path {
+        Some(path) if config.store.backend != config::Backend::Memory => Some(socket::bind(&socket::path(path))?),
+        _ => None,
+    };
+
+    let mut tasks = JoinSet::new();
+    let (link, running) = attach(&config, &service, &clock, &ids, shutdown.clone())?;
+    tasks.spawn(running);
+    let topics = Topics::new(service.clone());
+    let ostatus = OStatus::new(service.clone(), topics.clone(), client);
+    let notifier = Notifier::new(store.clone(), link.clone());
+    let networks: Vec<Arc<dyn Network>> = vec![Arc::new(notifier), Arc::new(ostatus.clone())];
+    let queue = Queue::start(store.clone(), networks, clock.clone(), ids, shutdown.clone());
+
+    let pages = web::router(service.clone(), topics).merge(ostatus.routes());
+    tasks.spawn(listener::serve(public, pages, listener::Limits::PUBLIC, shutdown.clone()));
+    let health = web::health::router(health(&store, &link, &queue));
+    tasks.spawn(listener::serve(admin, health, listener::Limits::ADMIN, shutdown.clone()));
+    if let Some(control) = control {
+        let (service, link) = (service.clone(), link.clone());
+        let execute = move |command| {
+            let (service, link) = (service.clone(), link.clone());
+            async move { execute(&service, &link, command).await }
+        };
+        tasks.spawn(socket::serve(control, shutdown.clone(), execute));
+    }
+    tasks.spawn(tell(link.clone(), shutdown));
+    tracing::info!(
+        jid = %config.component.jid, http = %config.http.listen, admin = %config.http.admin_listen,
+        store = ?config.store.backend, "rookery {} is up", env!("CARGO_PKG_VERSION")
+    );
+
+    stop.await;
+    drain(trigger, link, queue, tasks, store).await;
+    Ok(())
+}
+
+/// The orderly end: nothing new comes in, what is under way is finished, then everything stops.
+async fn drain(trigger: Trigger, link: LinkHandle, queue: Queue, mut tasks: JoinSet<()>, store: Store) {
+    tracing::info!("stopping: what is under way is finished first");
+    trigger.set(Phase::Draining);
+    if tokio::time::timeout(DRAIN, link.close()).await.is_err() {
+        tracing::warn!("the server did not close the link in time");
+    }
+    trigger.set(Phase::Stopped);
+    queue.ended().await;
+    let _ = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    tracing::info!("stopped; what is still owed is delivered after the next start");
+}
+
+/// Opens the configured store.
+pub async fn open(config: &Config) -> Result<Store, OpenError> {
+    let backend = match config.store.backend {
+        config::Backend::Sled => store::Backend::Sled,
+        config::Backend::Fjall => store::Backend::Fjall,
+        config::Backend::Memory => store::Backend::Memory,
+    };
+    let path = config.store.path.clone().unwrap_or_default();
+    let opened = tokio::task::spawn_blocking(move || store::open(backend, &path));
+    // The blocking pool runs as long as we do; a panic in an engine is one here.
+    opened.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+}
+
+/// The use cases as configured.
+pub fn service(config: &Config, store: Store, clock: &Clock, ids: &Ids) -> Service {
+    let addresses = Addresses::new(config.component.jid.clone(), &config.http.public_url, &config.http.acct_domain);
+    let rules = Rules {
+        registration: match config.accounts.registration {
+            config::Registration::Closed => Registration::Closed,
+            config::Registration::Hosts => Registration::Hosts,
+            config::Registration::Open => Registration::Open,
+        },
+        auto_register_hosts: config.accounts.auto_register_hosts.clone(),
+        admins: config.accounts.admins.clone(),
+        create_nodes_hosts: config.pubsub.create_nodes_hosts.clone(),
+    };
+    Service::new(store, addresses, rules, clock.clone(), ids.clone())
+}
+
+/// The configuration of the component's link.
+pub fn link_config(config: &Config) -> Result<LinkConfig, RunError> {
+    let component = &config.component;
+    let host = BareJid::new(&component.server_host).map_err(|_| RunError::ServerHost(component.server_host.clone()))?;
+    let (server, secret) = (component.server.to_string(), component.secret.expose().to_owned());
+    let mut link = LinkConfig::new(component.jid.clone(), server, secret, host);
+    link.stanza_max = config.limits.max_stanza_bytes;
+    Ok(link)
+}
+
+/// Makes the link, with the edge behind it.
+fn attach(
+    config: &Config,
+    service: &Service,
+    clock: &Clock,
+    ids: &Ids,
+    shutdown: Shutdown,
+) -> Result<(LinkHandle, impl Future<Output = ()> + Send + use<>), RunError> {
+    let edge = Edge::new(service.clone(), Limits::default());
+    // The edge answers over the link that hands it its stanzas: the handle comes once both exist.
+    let handle: Arc<OnceLock<LinkHandle>> = Arc::default();
+    let out: Out = {
+        let handle = handle.clone();
+        Arc::new(move |stanza| {
+            if let Some(link) = handle.get()
+                && let Err(error) = link.answer(stanza)
+            {
+                tracing::warn!(%error, "an answer could not be sent");
+            }
+        })
+    };
+    let handler = Arc::new(move |envelope: Envelope| edge.receive(envelope, &out));
+    let (link, running) = link::new(link_config(config)?, clock.clone(), ids.clone(), shutdown, handler);
+    let _ = handle.set(link.clone());
+    Ok((link, running))
+}
+
+/// What health and metrics are made of.
+fn health(store: &Store, link: &LinkHandle, queue: &Queue) -> Health {
+    let ready = link.clone();
+    let online: Check = Arc::new(move || match &*ready.state().borrow() {
+        LinkState::Online { .. } => Ok(()),
+        state => Err(format!("the component link is down: {}", words(state))),
+    });
+    Health {
+        store: store.clone(),
+        checks: vec![online],
+        sources: vec![link_figures(link.clone()), store_figures(store.clone()), queue_figures(queue)],
+    }
+}
+
+fn link_figures(link: LinkHandle) -> Arc<dyn Source> {
+    Arc::new(move || {
+        let stats = link.stats();
+        let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let (answers, fanout) = link.waiting();
+        let online = matches!(*link.state().borrow(), LinkState::Online { .. });
+        vec![
+            Figure::gauge(
+                "link_online",
+                "Whether the component is connected to its server",
+                f64::from(u8::from(online)),
+            ),
+            Figure::counter("link_sessions", "Logins at the server", get(&stats.sessions)),
+            Figure::counter("link_lost", "Sessions that ended unasked", get(&stats.lost)),
+            Figure::counter("link_stanzas_in", "Stanzas read", get(&stats.stanzas_in)),
+            Figure::counter("link_stanzas_out", "Stanzas written", get(&stats.stanzas_out)),
+            Figure::counter("link_in_bytes", "Bytes read", get(&stats.bytes_in)),
+            Figure::counter("link_out_bytes", "Bytes written", get(&stats.bytes_out)),
+            Figure::counter("link_skipped", "Incoming stanzas over a limit", get(&stats.skipped)),
+            Figure::counter("link_broken", "Incoming stanzas that are no XML", get(&stats.broken)),
+            Figure::counter("link_refused", "Outgoing stanzas stopped at the door", get(&stats.refused)),
+            Figure::gauge("link_waiting_bytes", "Bytes waiting to be written", answers as f64).label("lane", "answers"),
+            Figure::gauge("link_waiting_bytes", "Bytes waiting to be written", fanout as f64).label("lane", "fanout"),
+        ]
+    })
+}
+
+fn store_figures(store: Store) -> Arc<dyn Source> {
+    Arc::new(move || {
+        let stats = store.stats();
+        let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let (asked, background) = store.waiting();
+        vec![
+            Figure::counter("store_groups", "Durable flushes", get(&stats.groups)),
+            Figure::counter("store_changes", "Changes made durable", get(&stats.changes)),
+            Figure::counter("store_written_bytes", "Bytes of the changes", get(&stats.bytes)),
+            Figure::counter("store_failures", "Groups that could not be stored", get(&stats.failures)),
+            Figure::counter("store_sync_microseconds", "Time spent making groups durable", get(&stats.sync_micros)),
+            Figure::gauge("store_disk_bytes", "Size on the disk", store.disk_bytes() as f64),
+            Figure::gauge("store_waiting", "Decisions waiting", asked as f64).label("lane", "asked"),
+            Figure::gauge("store_waiting", "Decisions waiting", background as f64).label("lane", "background"),
+        ]
+    })
+}
+
+fn queue_figures(queue: &Queue) -> Arc<dyn Source> {
+    let stats = queue.stats();
+    Arc::new(move || {
+        let counted =
+            |(name, value): (&str, u64)| Figure::counter(format!("queue_{name}"), "What the queue has done", value);
+        stats.figures().into_iter().map(counted).collect()
+    })
+}
+
+/// A command over the control socket.
+async fn execute(service: &Service, link: &LinkHandle, command: Command) -> Reply {
+    match command {
+        Command::Status => Reply::Done(vec![words(&link.state().borrow())]),
+        command => control::execute(service, command).await,
+    }
+}
+
+/// How the link stands, for a person.
+fn words(state: &LinkState) -> String {
+    match state {
+        LinkState::Connecting { why: None, .. } => "connecting to the server".to_owned(),
+        LinkState::Connecting { why: Some(why), attempts } => format!("not connected (attempt {attempts}): {why}"),
+        LinkState::Online { instance: Instance::Shared, .. } => {
+            "connected, but another instance shares our stanzas: stop one of the two".to_owned()
+        }
+        LinkState::Online { .. } => "connected".to_owned(),
+        LinkState::Closed => "closed".to_owned(),
+    }
+}
+
+/// Logs how the link stands whenever that changes.
+async fn tell(link: LinkHandle, shutdown: Shutdown) {
+    let mut state = link.state();
+    loop {
+        let line = words(&state.borrow_and_update());
+        tracing::info!(link = line);
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = shutdown.reached(Phase::Stopped) => return,
+        }
+    }
+}
+
+/// Carries out an administrator's command: by the running service if there is one, else on the store itself.
+pub async fn command(config: &Config, command: Command) -> Result<Reply, RunError> {
+    if let Some(reply) = ask_running(config, &command).await? {
+        return Ok(reply);
+    }
+    let store = open(config).await?;
+    let service = service(config, store.clone(), &Clock::system(), &Ids::system());
+    let reply = control::execute(&service, command).await;
+    drop(service);
+    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    Ok(reply)
+}
+
+/// Asks the running service; `None` if there is none.
+pub async fn ask_running(config: &Config, command: &Command) -> Result<Option<Reply>, std::io::Error> {
+    let path: Option<&Path> = config.store.path.as_deref();
+    match path {
+        Some(path) => socket::ask(&socket::path(path), command).await,
+        None => Ok(None),
+    }
+}

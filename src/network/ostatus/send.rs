@@ -1,0 +1,272 @@
+//! What a hub sends: verification of intent (WebSub §5.3, PuSH 0.3 §6.2, PuSH 0.4 §5.3) and content distribution
+//! (WebSub §7): the whole topic as it is now, signed if the subscriber gave a secret.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use reqwest::StatusCode;
+use reqwest::header::{self, HeaderName, HeaderValue};
+use url::Url;
+
+use super::Inner;
+use crate::domain::address::LocalName;
+use crate::domain::delivery::{Outcome, Scope};
+use crate::domain::error::Refusal;
+use crate::domain::event::What;
+use crate::domain::hub::{Digest, HubSubscription, Intent, Mode};
+use crate::domain::item::ItemId;
+use crate::format::feed;
+use crate::http::client::{FetchError, Limits, Overlong, Redirects, Request, Response};
+use crate::network::{Report, Task};
+use crate::service::topics::{PAGE, Topic, Window};
+
+/// The longest that a subscriber may make us wait by `Retry-After`.
+const WAIT_MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// Asks the callback whether it wants what was asked for in its name.
+pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
+    let What::Verify(intent) = &task.event.what else {
+        return Outcome::Refused("there is nothing to verify".to_owned());
+    };
+    let Ok(callback) = Url::parse(&intent.callback) else {
+        return Outcome::Refused("the callback is no URL".to_owned());
+    };
+    let request = Request {
+        redirects: Redirects::None,
+        // One byte more than the right answer has: a longer one is not equal.
+        limits: Limits { body: intent.challenge.len() + 1, overlong: Overlong::Cut, total: Duration::from_secs(30) },
+        ..Request::get(question(callback, intent))
+    };
+    let response = match inner.client.fetch(request).await {
+        Ok(response) => response,
+        Err(error) => return failed(&error),
+    };
+    let status = response.status;
+    if status.is_success() {
+        // WebSub §5.3.1: the body must be the challenge. Without this check anybody could have us flood anybody.
+        return match response.body == intent.challenge.as_bytes() {
+            true => Outcome::Done,
+            false => Outcome::Refused("the callback did not answer with the challenge".to_owned()),
+        };
+    }
+    let why = format!("the callback answered {}", status.as_u16());
+    match status {
+        _ if is_later(status) => later(inner, &response, why, Scope::Host),
+        _ if status.is_server_error() => later(inner, &response, why, Scope::Destination),
+        // WebSub §5.3.1: 404 says no; so does, for us, every other answer.
+        _ => Outcome::Refused(why),
+    }
+}
+
+/// The callback with what it is asked behind its own query (WebSub §5.3).
+fn question(mut callback: Url, intent: &Intent) -> Url {
+    {
+        let mut query = callback.query_pairs_mut();
+        query.append_pair("hub.mode", intent.mode.as_str());
+        query.append_pair("hub.topic", &intent.topic);
+        query.append_pair("hub.challenge", &intent.challenge);
+        if intent.mode == Mode::Subscribe {
+            query.append_pair("hub.lease_seconds", &intent.lease_seconds.to_string());
+        }
+        if let Some(token) = &intent.verify_token {
+            query.append_pair("hub.verify_token", token);
+        }
+    }
+    callback
+}
+
+/// Brings `tasks`, in order, to the subscriber `id`. One push tells all of them that it shows.
+pub(super) async fn distribute(inner: &Inner, id: u64, tasks: &[Task], report: &Report) {
+    let mut rest = tasks;
+    while !rest.is_empty() {
+        let (told, outcome) = match next_push(inner, id, rest).await {
+            Ok((subscription, topic, told)) => (told, push(inner, &subscription, &topic).await),
+            Err(outcome) => (rest.len(), outcome),
+        };
+        let (now, behind) = rest.split_at(told.clamp(1, rest.len()));
+        if let Outcome::Retry { .. } = outcome {
+            // What stands behind it was not handed over, and has no outcome.
+            if let Some(task) = now.first() {
+                report.ended(task.seq, outcome);
+            }
+            return;
+        }
+        let over = outcome != Outcome::Done;
+        for task in if over { rest } else { now } {
+            report.ended(task.seq, outcome.clone());
+        }
+        rest = if over { &[] } else { behind };
+    }
+}
+
+/// What to send now: to whom, the document, and how many of `tasks` it tells. Errors: the outcome of all of them.
+async fn next_push(
+    inner: &Inner,
+    id: u64,
+    tasks: &[Task],
+) -> Result<(HubSubscription, std::sync::Arc<Topic>, usize), Outcome> {
+    let read = inner.service.store.read(move |r| r.hub_subscription_by_id(id)).await;
+    let (_, subscription) = match read {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(Outcome::Gone("the subscription has ended".to_owned())),
+        Err(error) => return Err(not_now(error.to_string())),
+    };
+    if subscription.until <= inner.service.clock.now() {
+        // WebSub §5.1: a subscription ends with its lease.
+        return Err(Outcome::Gone("the lease has ended".to_owned()));
+    }
+    let name = tasks.first().and_then(|task| inner.account_of(&task.event));
+    let name = name.ok_or_else(|| Outcome::Gone("the topic has ended".to_owned()))?;
+    let (topic, told) = choose(inner, &name, tasks).await.map_err(unreadable)?;
+    Ok((subscription, topic, told))
+}
+
+/// The document that tells the first of `tasks`, and how many it tells. Mostly the topic as it is, which tells all. Where
+/// more posts are waiting than it shows, as after a long silence of the subscriber, older ones come first, in documents
+/// of the same form, so that each post is seen once at least and in order.
+async fn choose(inner: &Inner, name: &LocalName, tasks: &[Task]) -> Result<(std::sync::Arc<Topic>, usize), Refusal> {
+    let newest = inner.topics.get(name, Window::Newest).await?;
+    let items: Vec<ItemId> = tasks.iter().filter_map(published).cloned().collect();
+    let mut found = inner.service.post_places(name.clone(), items).await?.into_iter();
+    // Where each task's post stands; `None` for what every document tells: a post that is gone, a retraction.
+    let places: Vec<Option<u64>> =
+        tasks.iter().map(|task| published(task).and_then(|_| found.next().flatten())).collect();
+    let told_by = |topic: &Topic| {
+        let told = |place: &&Option<u64>| place.is_none_or(|place| topic.places.contains(&place));
+        places.iter().take_while(told).count()
+    };
+    let told = told_by(&newest);
+    if told > 0 || places.is_empty() {
+        return Ok((newest, told));
+    }
+    let run: Vec<u64> = places.iter().map_while(|p| p.filter(|p| !newest.places.contains(p))).take(PAGE).collect();
+    for up_to in [run.iter().copied().max(), run.first().copied()].into_iter().flatten() {
+        let older = inner.topics.get(name, Window::UpTo(up_to)).await?;
+        let told = told_by(&older);
+        if told > 0 {
+            return Ok((older, told));
+        }
+    }
+    // It went in this moment: then the topic tells it.
+    Ok((newest, 1))
+}
+
+fn published(task: &Task) -> Option<&ItemId> {
+    match &task.event.what {
+        What::Published { item, .. } => Some(item),
+        _ => None,
+    }
+}
+
+/// One push (WebSub §7).
+async fn push(inner: &Inner, subscription: &HubSubscription, topic: &Topic) -> Outcome {
+    let Ok(callback) = Url::parse(&subscription.callback) else {
+        return Outcome::Gone("the callback is no URL".to_owned());
+    };
+    let mut request = Request::post(callback, topic.body.clone())
+        .header(header::CONTENT_TYPE, HeaderValue::from_static(feed::MEDIA_TYPE));
+    let signature = subscription.secret.as_ref().map(|secret| sign(subscription.digest, secret, &topic.body));
+    let links = topic.links(&inner.service.addresses);
+    let headers = [(header::LINK, Some(links)), (HeaderName::from_static("x-hub-signature"), signature)];
+    for (name, value) in headers {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            request = request.header(name, value);
+        }
+    }
+    let response = match inner.client.fetch(request).await {
+        Ok(response) => response,
+        Err(error) => return failed(&error),
+    };
+    let status = response.status;
+    let why = format!("the callback answered {}", status.as_u16());
+    match status {
+        _ if status.is_success() => Outcome::Done,
+        // WebSub §7: the subscriber does not want it any more.
+        StatusCode::GONE => Outcome::Gone(why),
+        _ if is_later(status) => later(inner, &response, why, Scope::Host),
+        // Redirects are not followed (WebSub §7): the address that was verified is the one that gets it.
+        _ => later(inner, &response, why, Scope::Destination),
+    }
+}
+
+/// The value of `X-Hub-Signature` (WebSub §7.1).
+fn sign(digest: Digest, secret: &str, body: &[u8]) -> String {
+    let (method, algorithm) = match digest {
+        Digest::Sha1 => ("sha1", hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+        Digest::Sha256 => ("sha256", hmac::HMAC_SHA256),
+    };
+    let tag = hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), body);
+    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{method}={hex}")
+}
+
+/// Answers by which a whole host asks us to wait.
+fn is_later(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+fn later(inner: &Inner, response: &Response, why: String, scope: Scope) -> Outcome {
+    let after = response.retry_after(inner.service.clock.now(), WAIT_MOST);
+    Outcome::Retry { why, after, scope }
+}
+
+/// What an exchange that did not come about means.
+fn failed(error: &FetchError) -> Outcome {
+    let scope = if error.is_host_level() { Scope::Host } else { Scope::Destination };
+    let why = error.to_string();
+    match error {
+        FetchError::Refused(_) if !error.is_temporary() => Outcome::Refused(why),
+        _ => Outcome::Retry { why, after: None, scope },
+    }
+}
+
+/// Why the topic cannot be had.
+fn unreadable(refusal: Refusal) -> Outcome {
+    match refusal {
+        Refusal::Busy | Refusal::StoreFailed => not_now(refusal.to_string()),
+        Refusal::NoSuchAccount => Outcome::Gone("the account has ended".to_owned()),
+        // Closed now; it may be opened again.
+        _ => Outcome::Refused("the feed is not public any more".to_owned()),
+    }
+}
+
+fn not_now(why: String) -> Outcome {
+    Outcome::Retry { why, after: None, scope: Scope::Destination }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4231 §4.3 and RFC 2202 §3, test case 2.
+    #[test]
+    fn signatures_are_those_of_the_published_vectors() {
+        let body = b"what do ya want for nothing?";
+        let sha256 = "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(sign(Digest::Sha256, "Jefe", body), sha256);
+        assert_eq!(sign(Digest::Sha1, "Jefe", body), "sha1=effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
+    }
+
+    #[test]
+    fn the_question_stands_behind_the_callbacks_own_query() {
+        let mut intent = Intent {
+            mode: Mode::Subscribe,
+            topic: "https://p.example/@a.atom".into(),
+            callback: String::new(),
+            secret: None,
+            lease_seconds: 300,
+            challenge: "c".into(),
+            verify_token: None,
+            digest: Digest::Sha256,
+        };
+        let ask = |callback: &str, intent: &Intent| question(Url::parse(callback).unwrap(), intent).to_string();
+        let asked =
+            "hub.mode=subscribe&hub.topic=https%3A%2F%2Fp.example%2F%40a.atom&hub.challenge=c&hub.lease_seconds=300";
+        assert_eq!(ask("https://s.example/cb", &intent), format!("https://s.example/cb?{asked}"));
+        assert_eq!(ask("https://s.example/cb?id=%41+b&x", &intent), format!("https://s.example/cb?id=%41+b&x&{asked}"));
+        intent.mode = Mode::Unsubscribe;
+        intent.verify_token = Some("t&1".into());
+        let asked = ask("https://s.example/", &intent);
+        assert!(asked.ends_with("&hub.challenge=c&hub.verify_token=t%261"), "{asked}");
+    }
+}
