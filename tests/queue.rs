@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use jid::{BareJid, Jid};
 use rookery::base::clock::{Clock, Timestamp};
@@ -20,7 +21,7 @@ use rookery::network::{Network, Plan, PlanPage, Report, Task};
 use rookery::queue::Queue;
 use rookery::service::publish::{Payload, Publish};
 use rookery::service::{Registration, Rules, Service};
-use rookery::store::{KvError, MemoryKv, Read, Store, kv};
+use rookery::store::{Kv, KvError, MemoryKv, Read, Store, kv};
 
 /// What the network does with the n-th attempt (from 0) at an item for a destination.
 type Script = dyn Fn(&str, &str, usize) -> Do + Send + Sync;
@@ -94,6 +95,10 @@ impl Network for Handle {
         "fake"
     }
 
+    fn is_express(&self) -> bool {
+        self.0.destinations.iter().all(|(_, host)| host.is_none())
+    }
+
     fn owns(&self, destination: &Destination) -> bool {
         matches!(destination, Destination::Jid(_))
     }
@@ -144,8 +149,33 @@ impl Network for Handle {
     }
 }
 
+/// A database whose deliveries are read slowly, so that much happens in between.
+struct Slow(MemoryKv);
+
+impl Kv for Slow {
+    fn get(&self, key: &[u8]) -> kv::Result<Option<Bytes>> {
+        self.0.get(key)
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> kv::Result<Vec<kv::Row>> {
+        let rows = self.0.range(from, to, limit, reverse);
+        if from.first() == Some(&b'd') && limit > 1 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        rows
+    }
+
+    fn apply(&self, batch: &[kv::Write]) -> kv::Result<()> {
+        self.0.apply(batch)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
 struct House {
-    kv: Arc<MemoryKv>,
+    kv: Arc<dyn Kv>,
     store: Store,
     service: Service,
     clock: Clock,
@@ -159,10 +189,10 @@ fn alice() -> Jid {
 
 impl House {
     fn new(fake: Arc<Fake>) -> Self {
-        Self::on(Arc::default(), Clock::manual(Timestamp::from_secs(1_000_000)), fake)
+        Self::on(Arc::new(MemoryKv::default()), Clock::manual(Timestamp::from_secs(1_000_000)), fake)
     }
 
-    fn on(kv: Arc<MemoryKv>, clock: Clock, fake: Arc<Fake>) -> Self {
+    fn on(kv: Arc<dyn Kv>, clock: Clock, fake: Arc<Fake>) -> Self {
         let store = Store::open(kv.clone()).unwrap();
         let addresses = Addresses::new(
             BareJid::new("social.example.org").unwrap(),
@@ -222,7 +252,8 @@ impl House {
             }
             self.clock.advance(step);
         }
-        panic!("never happened: {what}; seen: {:?}", self.fake.seen.lock().unwrap().done);
+        let seen = self.fake.seen.lock().unwrap();
+        panic!("never happened: {what}; {} were delivered, the last {:?}", seen.done.len(), seen.done.last());
     }
 
     /// Waits until the store holds no Event, delivery or due row.
@@ -303,6 +334,39 @@ async fn what_was_owed_at_the_end_is_delivered_after_the_next_start() {
     assert_eq!(again.fake.items_at("juliet"), ["a", "b", "c", "d"]);
     again.until_nothing_is_owed().await;
     again.stop().await;
+}
+
+/// Found by killing the process behind ejabberd: what came while the left-over was being read pushed it aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_the_rest_is_read_does_not_push_it_aside() {
+    let fake = Fake::to(&["juliet"], |_, item, attempt| match (item, attempt) {
+        ("i20", 0..=1) => retry(Scope::Destination),
+        _ => DONE,
+    });
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(Arc::new(Slow(MemoryKv::default())), clock, fake);
+    house.start();
+    for i in 0..40 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    house.until("the failure", Duration::ZERO, |fake| fake.attempts("juliet", "i20") == 1).await;
+    house.stop().await;
+    for i in 40..60 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    house.start();
+    for i in 60..80 {
+        house.publish(&format!("i{i}"), "text").await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    house.until("the last", SECOND, |fake| fake.items_at("juliet").contains(&"i79".to_owned())).await;
+    house.until_nothing_is_owed().await;
+    let mut seen = house.fake.items_at("juliet");
+    seen.dedup();
+    let expected: Vec<String> = (0..80).map(|i| format!("i{i}")).collect();
+    let missing: Vec<&String> = expected.iter().filter(|id| !seen.contains(id)).collect();
+    assert!(missing.is_empty(), "missing {missing:?}");
+    house.stop().await;
 }
 
 #[tokio::test]

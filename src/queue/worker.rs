@@ -80,6 +80,9 @@ struct Lane {
     known: u64,
     /// Handed over, no outcome yet: each with the generation in which it was.
     open: BTreeMap<u64, u64>,
+    /// Outcomes that are not durable yet. Until they are, the lane stays and knows what it has handed over: the store
+    /// would show it as still to be delivered.
+    unsettled: usize,
     /// Whether the store may have more behind `known`.
     more: bool,
     loading: bool,
@@ -196,6 +199,7 @@ impl Worker {
                     queue: VecDeque::new(),
                     known: 0,
                     open: BTreeMap::new(),
+                    unsettled: 0,
                     more: false,
                     loading: false,
                     busy: false,
@@ -223,7 +227,7 @@ impl Worker {
             Note::Express(tasks) => {
                 for (destination, task) in tasks {
                     let Some(lane) = self.lane(&destination) else { continue };
-                    if lane.more || lane.held || task.seq <= lane.known || lane.queue.len() >= QUEUED {
+                    if lane.more || lane.loading || lane.held || task.seq <= lane.known || lane.queue.len() >= QUEUED {
                         // It comes by the store, in its place.
                         lane.more |= task.seq > lane.known;
                         continue;
@@ -273,7 +277,8 @@ impl Worker {
         lane.loading = false;
         match loaded {
             Ok(loaded) => {
-                lane.more = loaded.more;
+                // Woken while it was read: there may be more than was seen.
+                lane.more |= loaded.more;
                 lane.held = loaded.held;
                 lane.host = loaded.host;
                 lane.not_before = lane.not_before.max(loaded.not_before);
@@ -341,6 +346,7 @@ impl Worker {
                 Outcome::Gone(_) => count(&self.parts.stats.gone, 1),
                 Outcome::Refused(_) => count(&self.parts.stats.refused, 1),
             }
+            lane.unsettled += 1;
         }
         self.pending.push(Ended { destination, seq, said, at: now, took, not_before });
     }
@@ -399,6 +405,7 @@ impl Worker {
         lane.busy = true;
         self.running[usize::from(lane.host.is_none())] += 1;
         let generation = lane.generation;
+        lane.unsettled += old.len();
         let (network, host) = (lane.network.clone(), lane.host.clone());
         for task in old {
             count(&self.parts.stats.too_old, 1);
@@ -455,6 +462,12 @@ impl Worker {
                 return self.resume_after(Duration::from_secs(1));
             }
         };
+        for ended in batch.iter().filter(|ended| matches!(ended.said, Said::Ended(_))) {
+            let early = settled.early.contains(&(ended.destination.clone(), ended.seq));
+            if let Some(lane) = self.lanes.get_mut(&ended.destination).filter(|_| !early) {
+                lane.unsettled = lane.unsettled.saturating_sub(1);
+            }
+        }
         // Told before its plan was written: noted as soon as it is.
         let early = !settled.early.is_empty();
         self.pending.splice(
@@ -518,7 +531,7 @@ impl Lane {
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.open.is_empty() && !self.busy && !self.loading
+        self.queue.is_empty() && self.open.is_empty() && self.unsettled == 0 && !self.busy && !self.loading
     }
 }
 
