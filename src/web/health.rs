@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::time::timeout;
@@ -146,14 +146,21 @@ impl Collector for Snapshot {
             };
             let mut family = encoder.encode_descriptor(name, first.help, None, kind)?;
             for figure in &figures {
-                let mut line = family.encode_family(&figure.labels)?;
-                match first.kind {
-                    Kind::Counter => line.encode_counter::<NoLabelSet, _, u64>(&figure.value, None)?,
-                    Kind::Gauge => line.encode_gauge(&figure.value)?,
+                if figure.labels.is_empty() {
+                    write_value(&mut family, first.kind, figure.value)?;
+                } else {
+                    write_value(&mut family.encode_family(&figure.labels)?, first.kind, figure.value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn write_value(line: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> Result<(), fmt::Error> {
+    match kind {
+        Kind::Counter => line.encode_counter::<NoLabelSet, _, u64>(&value, None),
+        Kind::Gauge => line.encode_gauge(&value),
     }
 }
 
@@ -174,10 +181,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "# HELP rookery_queue_done Deliveries made.",
+                "# HELP rookery_queue_done Deliveries made",
                 "# TYPE rookery_queue_done counter",
                 "rookery_queue_done_total 7.0",
-                "# HELP rookery_queue_waiting Deliveries waiting.",
+                "# HELP rookery_queue_waiting Deliveries waiting",
                 "# TYPE rookery_queue_waiting gauge",
                 "rookery_queue_waiting{lane=\"asked\"} 1.0",
                 "rookery_queue_waiting{lane=\"back\\\"ground\"} 2.5",

@@ -44,6 +44,7 @@ pub fn router(service: Service, topics: Topics) -> Router {
         .route("/.well-known/host-meta.json", get(hostmeta::host_meta_json))
         .route("/", get(pages::home))
         .route("/{handle}", get(pages::account))
+        .route("/{handle}/", get(pages::below_account))
         .route("/{handle}/{item}", get(pages::below_account))
         .fallback(pages::nothing)
         .with_state(web)

@@ -1,0 +1,622 @@
+//! The hub, with the real queue, and subscribers on loopback: the list of websub.rocks (hub 100 to 106, publisher P1 to
+//! P6), the older PubSubHubbub, and what must not happen.
+
+#[path = "support/house.rs"]
+mod house;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{self, Algorithm};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use house::{House, PUBLIC, microblog};
+use rookery::base::id::Ids;
+use rookery::base::shutdown::{self, Phase, Trigger};
+use rookery::domain::hub::HubSubscription;
+use rookery::format::atom;
+use rookery::format::canonical::{Canonical, Limits};
+use rookery::queue::Queue;
+use tokio::net::TcpListener;
+
+const TOPIC: &str = "https://social.example.org/@alice.atom";
+
+// ---- the subscriber ----
+
+/// How a callback behaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    /// Confirms, and takes what comes.
+    Good,
+    /// Confirms with something else.
+    WrongChallenge,
+    /// Confirms with the challenge and a line's end.
+    ChallengeAndMore,
+    /// Answers questions and pushes with this status.
+    Status(u16),
+    /// Confirms, and answers pushes with this status.
+    PushStatus(u16),
+    /// Confirms; sends pushes to `/elsewhere`.
+    Redirects,
+    RedirectsQuestion,
+}
+
+#[derive(Clone, Debug)]
+struct Got {
+    path: String,
+    method: Method,
+    query: HashMap<String, String>,
+    raw_query: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Got {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    fn titles(&self) -> Vec<String> {
+        let document = Canonical::new(&self.body, &[], &Limits::DOCUMENT).unwrap();
+        let (_, entries) = atom::read_feed(&document, 100).unwrap();
+        entries.iter().map(|entry| atom::read_entry(entry).unwrap().title.unwrap()).collect()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log {
+    got: Arc<Mutex<Vec<Got>>>,
+    manners: Arc<Mutex<HashMap<String, Manner>>>,
+}
+
+struct Site {
+    address: SocketAddr,
+    log: Log,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = Log::default();
+        let app = Router::new().fallback(answer).with_state(log.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Site { address, log }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn set(&self, path: &str, manner: Manner) {
+        self.log.manners.lock().unwrap().insert(path.to_owned(), manner);
+    }
+
+    fn all(&self, path: &str, method: Method) -> Vec<Got> {
+        let got = self.log.got.lock().unwrap();
+        got.iter().filter(|got| got.path == path && got.method == method).cloned().collect()
+    }
+
+    fn questions(&self, path: &str) -> Vec<Got> {
+        self.all(path, Method::GET)
+    }
+
+    fn pushes(&self, path: &str) -> Vec<Got> {
+        self.all(path, Method::POST)
+    }
+}
+
+async fn answer(State(log): State<Log>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let raw_query = uri.query().unwrap_or_default().to_owned();
+    let query: HashMap<_, _> = url::form_urlencoded::parse(raw_query.as_bytes()).into_owned().collect();
+    let challenge = query.get("hub.challenge").cloned().unwrap_or_default();
+    let path = uri.path().to_owned();
+    let manner = log.manners.lock().unwrap().get(&path).copied().unwrap_or(Manner::Good);
+    let asks = method == Method::GET;
+    log.got.lock().unwrap().push(Got { path, method, query, raw_query, headers, body });
+    let status = |status| StatusCode::from_u16(status).unwrap().into_response();
+    let redirect = || (StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]).into_response();
+    match (manner, asks) {
+        (Manner::Status(n), _) | (Manner::PushStatus(n), false) => status(n),
+        (Manner::WrongChallenge, true) => "WRONG".into_response(),
+        (Manner::ChallengeAndMore, true) => format!("{challenge}\n").into_response(),
+        (Manner::RedirectsQuestion, true) | (Manner::Redirects, false) => redirect(),
+        (_, true) => challenge.into_response(),
+        (_, false) => status(204),
+    }
+}
+
+// ---- the world ----
+
+struct World {
+    house: House,
+    site: Site,
+    queue: Option<Queue>,
+    trigger: Trigger,
+}
+
+impl World {
+    async fn new() -> Self {
+        let house = House::new();
+        house.publish("zero", "Before anybody listened").await;
+        let (queue, trigger) = start_queue(&house);
+        World { house, site: Site::start().await, queue: Some(queue), trigger }
+    }
+
+    async fn ask(&self, mode: &str, callback: &str, more: &[(&str, &str)]) -> house::Answer {
+        let callback = self.site.url(callback);
+        let base = [("hub.mode", mode), ("hub.topic", TOPIC), ("hub.callback", &callback)];
+        self.house.post("/hub", &[base.as_slice(), more].concat()).await
+    }
+
+    /// Subscribes `callback` and waits until it is confirmed.
+    async fn subscribe(&self, callback: &str, more: &[(&str, &str)]) {
+        let answer = self.ask("subscribe", callback, more).await;
+        assert_eq!((answer.status.as_u16(), answer.body.as_str()), (202, ""));
+        until("a confirmed subscription", async || self.subscription(callback).await.is_some()).await;
+    }
+
+    async fn subscription(&self, callback: &str) -> Option<HubSubscription> {
+        let callback = self.site.url(callback);
+        let read = self.house.store.read(move |r| {
+            let at = microblog("alice");
+            let node = r.node_named(&at.service, &at.name)?.unwrap();
+            r.hub_subscription(node.id, &callback)
+        });
+        read.await.unwrap()
+    }
+
+    async fn pushes(&self, callback: &str, count: usize) -> Vec<Got> {
+        until("a push", async || self.site.pushes(callback).len() >= count).await;
+        self.site.pushes(callback)
+    }
+
+    async fn questions(&self, callback: &str, count: usize) -> Vec<Got> {
+        until("a question", async || self.site.questions(callback).len() >= count).await;
+        self.site.questions(callback)
+    }
+
+    /// Until the queue has nothing left to do at this time.
+    async fn quiet(&self) {
+        until("a quiet queue", async || {
+            let left = self.house.store.read(|r| {
+                let waiting = r.destinations(&[], 1000)?.iter().any(|(_, d)| d.waiting > 0);
+                Ok(waiting || !r.events(0, 1)?.is_empty())
+            });
+            !left.await.unwrap()
+        })
+        .await;
+    }
+}
+
+fn start_queue(house: &House) -> (Queue, Trigger) {
+    let (trigger, shutdown) = shutdown::channel();
+    let networks: Vec<Arc<dyn rookery::network::Network>> = vec![Arc::new(house.ostatus.clone())];
+    (Queue::start(house.store.clone(), networks, house.clock.clone(), Ids::seeded(9), shutdown), trigger)
+}
+
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..500 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come");
+}
+
+/// HMAC by its definition (RFC 2104), with nothing of the house's own.
+fn hmac(algorithm: &'static Algorithm, key: &[u8], body: &[u8]) -> String {
+    assert!(key.len() <= 64);
+    let pad = |byte: u8| (0..64).map(|i| key.get(i).copied().unwrap_or(0) ^ byte).collect::<Vec<u8>>();
+    let inner = digest::digest(algorithm, &[pad(0x36), body.to_vec()].concat());
+    let outer = digest::digest(algorithm, &[pad(0x5c), inner.as_ref().to_vec()].concat());
+    outer.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+// ---- publisher P1 to P6, hub 100 to 106 ----
+
+#[tokio::test]
+async fn publisher_p1_to_p6_and_hub_100_the_topic_names_its_hub_and_is_pushed_byte_for_byte() {
+    let world = World::new().await;
+    let topic = world.house.get("/@alice.atom").await;
+    let links = topic.header("link").to_owned();
+    assert_eq!(links, format!("<{PUBLIC}/hub>; rel=\"hub\", <{TOPIC}>; rel=\"self\""), "P1, P2");
+    world.subscribe("/cb", &[]).await;
+    let question = world.questions("/cb", 1).await.remove(0);
+    let query = &question.query;
+    assert_eq!((query["hub.mode"].as_str(), query["hub.topic"].as_str()), ("subscribe", TOPIC), "P5");
+    assert_eq!(query["hub.lease_seconds"], "864000");
+    assert!(query["hub.challenge"].len() >= 32 && query["hub.challenge"].bytes().all(|b| b.is_ascii_alphanumeric()));
+    assert!(!query.contains_key("hub.verify_token"));
+
+    world.house.publish("one", "Now somebody listens").await;
+    let push = world.pushes("/cb", 1).await.remove(0);
+    let topic = world.house.get("/@alice.atom").await;
+    assert_eq!(push.body, topic.body.as_bytes(), "WebSub §7: the whole topic");
+    assert_eq!(push.header("content-type"), topic.header("content-type"), "P6: the topic's own type");
+    assert_eq!(push.header("content-type"), "application/atom+xml");
+    assert_eq!(push.header("link"), links);
+    assert_eq!(push.header("x-hub-signature"), "", "without a secret there is no signature");
+    assert_eq!(push.titles(), ["Now somebody listens", "Before anybody listened"]);
+}
+
+#[tokio::test]
+async fn hub_101_and_102_a_secret_signs_by_sha256_and_unknown_parameters_are_passed_over() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[("hub.secret", "a rose"), ("hub.foo", "bar")]).await;
+    world.house.publish("one", "Signed").await;
+    let push = world.pushes("/cb", 1).await.remove(0);
+    let expected = format!("sha256={}", hmac(&digest::SHA256, b"a rose", &push.body));
+    assert_eq!(push.header("x-hub-signature"), expected);
+}
+
+#[tokio::test]
+async fn hub_103_a_renewal_changes_the_subscription_and_keeps_exactly_one_delivery() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[("hub.secret", "old")]).await;
+    let first = world.subscription("/cb").await.unwrap();
+    world.house.advance(1000);
+    world.ask("subscribe", "/cb", &[("hub.secret", "new"), ("hub.lease_seconds", "86400")]).await;
+    until("the renewal", async || world.subscription("/cb").await.unwrap().secret.as_deref() == Some("new")).await;
+    let second = world.subscription("/cb").await.unwrap();
+    assert_eq!((second.id, second.born), (first.id, first.born));
+    assert_eq!(second.until, world.house.clock.now().plus(Duration::from_secs(86_400)));
+    world.house.publish("one", "Once").await;
+    let push = world.pushes("/cb", 1).await.remove(0);
+    assert_eq!(push.header("x-hub-signature"), format!("sha256={}", hmac(&digest::SHA256, b"new", &push.body)));
+    world.quiet().await;
+    assert_eq!(world.site.pushes("/cb").len(), 1);
+}
+
+#[tokio::test]
+async fn hub_104_who_unsubscribes_is_asked_and_then_left_alone() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    assert_eq!(world.ask("unsubscribe", "/cb", &[]).await.status, 202);
+    until("the end", async || world.subscription("/cb").await.is_none()).await;
+    let question = world.questions("/cb", 2).await.remove(1);
+    assert_eq!(question.query["hub.mode"], "unsubscribe");
+    assert!(!question.query.contains_key("hub.lease_seconds"));
+    world.house.publish("one", "To nobody").await;
+    world.quiet().await;
+    assert!(world.site.pushes("/cb").is_empty());
+}
+
+#[tokio::test]
+async fn an_unsubscribe_that_the_callback_did_not_mean_changes_nothing() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.site.set("/cb", Manner::WrongChallenge);
+    world.ask("unsubscribe", "/cb", &[]).await;
+    world.questions("/cb", 2).await;
+    world.quiet().await;
+    assert!(world.subscription("/cb").await.is_some());
+}
+
+// ---- intent ----
+
+#[tokio::test]
+async fn a_callback_that_does_not_answer_with_the_challenge_is_never_pushed_to() {
+    let world = World::new().await;
+    let liars = [
+        ("/wrong", Manner::WrongChallenge),
+        ("/more", Manner::ChallengeAndMore),
+        ("/404", Manner::Status(404)),
+        ("/204", Manner::Status(204)),
+        ("/redirects", Manner::RedirectsQuestion),
+    ];
+    for (path, manner) in liars {
+        world.site.set(path, manner);
+        assert_eq!(world.ask("subscribe", path, &[]).await.status, 202);
+        world.questions(path, 1).await;
+    }
+    world.quiet().await;
+    world.house.publish("one", "Not for you").await;
+    world.quiet().await;
+    for (path, _) in liars {
+        assert!(world.subscription(path).await.is_none(), "{path}");
+        assert!(world.site.pushes(path).is_empty(), "{path}");
+        assert_eq!(world.site.questions(path).len(), 1, "{path}: asked once");
+    }
+    assert!(world.site.all("/elsewhere", Method::GET).is_empty(), "a redirect is not followed");
+}
+
+#[tokio::test]
+async fn a_callback_in_trouble_is_asked_again_later() {
+    let world = World::new().await;
+    world.site.set("/cb", Manner::Status(500));
+    world.ask("subscribe", "/cb", &[]).await;
+    world.questions("/cb", 1).await;
+    world.site.set("/cb", Manner::Good);
+    until("a second question", async || {
+        world.house.advance(1);
+        world.site.questions("/cb").len() >= 2
+    })
+    .await;
+    until("a subscription", async || world.subscription("/cb").await.is_some()).await;
+}
+
+#[tokio::test]
+async fn a_callbacks_own_query_stays_and_a_verify_token_is_echoed_push_0_3() {
+    let world = World::new().await;
+    let callback = world.site.url("/cb?id=7&x=%C3%A9");
+    let form = [
+        ("hub.mode", "subscribe"),
+        ("hub.topic", TOPIC),
+        ("hub.callback", &callback),
+        ("hub.verify", "async"),
+        ("hub.verify", "sync"),
+        ("hub.verify_token", "tok&en"),
+        ("hub.secret", "s3"),
+        ("hub.lease_seconds", ""),
+    ];
+    assert_eq!(world.house.post("/hub", &form).await.status, 202);
+    let question = world.questions("/cb", 1).await.remove(0);
+    assert!(question.raw_query.starts_with("id=7&x=%C3%A9&hub.mode=subscribe&"), "{}", question.raw_query);
+    assert_eq!(question.query["hub.verify_token"], "tok&en");
+    world.quiet().await;
+    world.house.publish("one", "For an older peer").await;
+    let push = world.pushes("/cb", 1).await.remove(0);
+    let expected = format!("sha1={}", hmac(&digest::SHA1_FOR_LEGACY_USE_ONLY, b"s3", &push.body));
+    assert_eq!(push.header("x-hub-signature"), expected, "PuSH 0.3 and 0.4 know only sha1");
+    assert_eq!(push.raw_query, "id=7&x=%C3%A9");
+}
+
+#[tokio::test]
+async fn a_lease_that_has_ended_is_not_served() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[("hub.lease_seconds", "300")]).await;
+    world.house.advance(299);
+    world.house.publish("one", "In time").await;
+    world.pushes("/cb", 1).await;
+    world.quiet().await;
+    world.house.advance(1);
+    world.house.publish("two", "Too late").await;
+    world.quiet().await;
+    assert_eq!(world.site.pushes("/cb").len(), 1);
+}
+
+// ---- requests that are refused ----
+
+#[tokio::test]
+async fn what_cannot_be_had_is_refused_in_words() {
+    let world = World::new().await;
+    let good = world.site.url("/cb");
+    let long = "s".repeat(200);
+    let cases: &[(&[(&str, &str)], u16, &str)] = &[
+        (&[("hub.topic", TOPIC), ("hub.callback", &good)], 400, "hub.mode is missing"),
+        (&[("hub.mode", "subscribe"), ("hub.topic", TOPIC)], 400, "hub.callback is missing"),
+        (&[("hub.mode", "subscribe"), ("hub.callback", &good)], 400, "hub.topic is missing"),
+        (
+            &[("hub.mode", "subscribe"), ("hub.topic", TOPIC), ("hub.callback", &good), ("hub.secret", &long)],
+            400,
+            "200 bytes",
+        ),
+        (
+            &[
+                ("hub.mode", "subscribe"),
+                ("hub.topic", "https://social.example.org/@bob.atom"),
+                ("hub.callback", &good),
+            ],
+            404,
+            "hub.topic",
+        ),
+        (
+            &[("hub.mode", "subscribe"), ("hub.topic", "https://elsewhere.example/feed"), ("hub.callback", &good)],
+            404,
+            "hub.topic",
+        ),
+        (
+            &[("hub.mode", "subscribe"), ("hub.topic", TOPIC), ("hub.callback", "http://a:b@c.example/")],
+            400,
+            "credentials",
+        ),
+        (&[("hub.mode", "subscribe"), ("hub.topic", TOPIC), ("hub.callback", "http://c.example:22/")], 400, "port"),
+    ];
+    for (form, status, words) in cases {
+        let answer = world.house.post("/hub", form).await;
+        assert_eq!(answer.status, *status, "{form:?}: {}", answer.body);
+        assert!(answer.body.contains(words), "{form:?}: {}", answer.body);
+        assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
+    }
+    let json = axum::http::Request::post("/hub").header("content-type", "application/json");
+    assert_eq!(world.house.ask(json.body("{}".into()).unwrap()).await.status, 415);
+    let huge = "x".repeat(20_000);
+    assert_eq!(world.house.post("/hub", &[("hub.mode", &huge)]).await.status, 413);
+    assert_eq!(world.house.get("/hub").await.status, 405);
+    world.quiet().await;
+    assert!(world.site.log.got.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_callback_in_our_own_network_is_refused_unless_the_administrator_allows_it() {
+    let house = House::with(false);
+    house.publish("zero", "Hello").await;
+    for callback in [
+        "http://127.0.0.1/cb",
+        "http://localhost/cb",
+        "http://2130706433/cb",
+        "http://[::1]/cb",
+        "http://[::ffff:10.0.0.1]/cb",
+        "http://192.168.1.1/cb",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://intranet/cb",
+    ] {
+        let form = [("hub.mode", "subscribe"), ("hub.topic", TOPIC), ("hub.callback", callback)];
+        let answer = house.post("/hub", &form).await;
+        assert_eq!(answer.status, 400, "{callback}: {}", answer.body);
+        assert!(answer.body.contains("hub.callback cannot be used"), "{callback}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn requests_for_one_host_are_bounded_and_told_when_to_come_back() {
+    let world = World::new().await;
+    let mut taken = 0;
+    let refused = loop {
+        let answer = world.ask("subscribe", &format!("/cb{taken}"), &[]).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 1000, "no bound");
+    };
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "1"));
+    world.house.advance(1);
+    assert_eq!(world.ask("subscribe", "/again", &[]).await.status, 202);
+}
+
+#[tokio::test]
+async fn a_publishers_ping_is_answered_and_changes_nothing() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    for form in [&[("hub.mode", "publish"), ("hub.topic", TOPIC)], &[("hub.mode", "publish"), ("hub.url", TOPIC)]] {
+        assert_eq!(world.house.post("/hub", form).await.status, 204);
+    }
+    world.quiet().await;
+    assert!(world.site.pushes("/cb").is_empty());
+}
+
+#[tokio::test]
+async fn a_closed_feed_takes_no_subscribers_and_is_not_pushed() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.house.configure("pubsub#access_model", "whitelist").await;
+    assert_eq!(world.ask("subscribe", "/other", &[]).await.status, 404);
+    world.house.publish("one", "A secret").await;
+    world.quiet().await;
+    assert!(world.site.pushes("/cb").is_empty());
+    world.house.configure("pubsub#access_model", "open").await;
+    world.house.publish("two", "In the open").await;
+    assert_eq!(world.pushes("/cb", 1).await[0].titles()[0], "In the open");
+}
+
+// ---- distribution ----
+
+#[tokio::test]
+async fn a_410_ends_the_subscription() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.site.set("/cb", Manner::PushStatus(410));
+    world.house.publish("one", "Anybody there?").await;
+    world.pushes("/cb", 1).await;
+    until("the end", async || world.subscription("/cb").await.is_none()).await;
+    world.house.publish("two", "Nobody").await;
+    world.quiet().await;
+    assert_eq!(world.site.pushes("/cb").len(), 1);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_tried_again_later() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.site.set("/cb", Manner::Redirects);
+    world.house.publish("one", "Where to?").await;
+    world.pushes("/cb", 1).await;
+    world.site.set("/cb", Manner::Good);
+    until("a second push", async || {
+        world.house.advance(1);
+        world.site.pushes("/cb").len() >= 2
+    })
+    .await;
+    assert!(world.site.pushes("/elsewhere").is_empty());
+}
+
+#[tokio::test]
+async fn a_retraction_is_pushed_as_the_topic_without_the_post() {
+    let world = World::new().await;
+    world.house.publish("one", "A mistake").await;
+    world.quiet().await;
+    world.subscribe("/cb", &[]).await;
+    world.house.retract("one").await;
+    let push = world.pushes("/cb", 1).await.remove(0);
+    assert_eq!(push.titles(), ["Before anybody listened"]);
+}
+
+#[tokio::test]
+async fn after_a_long_silence_every_post_comes_once_at_least_and_in_order() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.site.set("/cb", Manner::Status(500));
+    for n in 0..50 {
+        world.house.publish(&format!("p{n}"), &format!("post {n}")).await;
+    }
+    world.pushes("/cb", 1).await;
+    let refused = world.site.pushes("/cb").len();
+    world.site.set("/cb", Manner::Good);
+    until("the last post", async || {
+        world.house.advance(60);
+        world.site.pushes("/cb").iter().skip(refused).any(|push| push.titles()[0] == "post 49")
+    })
+    .await;
+    world.quiet().await;
+    let pushes = world.site.pushes("/cb");
+    let mut first_seen = Vec::new();
+    for push in &pushes[refused..] {
+        assert_eq!(push.header("link"), format!("<{PUBLIC}/hub>; rel=\"hub\", <{TOPIC}>; rel=\"self\""));
+        for title in push.titles().into_iter().rev() {
+            if title.starts_with("post") && !first_seen.contains(&title) {
+                first_seen.push(title);
+            }
+        }
+    }
+    let all: Vec<String> = (0..50).map(|n| format!("post {n}")).collect();
+    assert_eq!(first_seen, all);
+    assert!(pushes.len() - refused <= 6, "{} pushes for 50 posts", pushes.len() - refused);
+}
+
+#[tokio::test]
+async fn an_edit_of_an_old_post_is_pushed_though_the_topic_does_not_show_it() {
+    let world = World::new().await;
+    for n in 0..30 {
+        world.house.publish(&format!("p{n}"), &format!("post {n}")).await;
+    }
+    world.quiet().await;
+    world.subscribe("/cb", &[]).await;
+    world.house.publish("p3", "post 3, edited").await;
+    let push = world.pushes("/cb", 1).await.remove(0);
+    assert_eq!(push.titles()[0], "post 3, edited");
+}
+
+#[tokio::test]
+async fn a_thousand_callbacks_cost_one_rendering() {
+    let world = World::new().await;
+    for n in 0..1000 {
+        // The bound on requests by host is for others.
+        world.house.advance(1);
+        assert_eq!(world.ask("subscribe", &format!("/cb{n}"), &[]).await.status, 202);
+    }
+    until("every confirmation", async || {
+        world.house.advance(1);
+        let waiting = world.house.store.read(|r| Ok(r.destinations(&[], 2000)?.iter().any(|(_, d)| d.waiting > 0)));
+        !waiting.await.unwrap()
+    })
+    .await;
+    let before = world.house.topics.renderings();
+    world.house.publish("one", "To all").await;
+    until("every push", async || {
+        world.house.advance(1);
+        let got = world.site.log.got.lock().unwrap();
+        got.iter().filter(|got| got.method == Method::POST).count() >= 1000
+    })
+    .await;
+    assert_eq!(world.house.topics.renderings() - before, 1);
+}
+
+#[tokio::test]
+async fn what_was_promised_is_delivered_by_the_next_run() {
+    let mut world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.trigger.set(Phase::Stopped);
+    world.queue.take().unwrap().ended().await;
+    world.house.publish("one", "While nobody worked").await;
+    assert!(world.site.pushes("/cb").is_empty());
+    let (_queue, _trigger) = start_queue(&world.house);
+    assert_eq!(world.pushes("/cb", 1).await[0].titles()[0], "While nobody worked");
+}
