@@ -137,17 +137,31 @@ impl World {
         }
         let envelope = Envelope::parse(Bytes::from(xml.clone()), &Scope::default())
             .unwrap_or_else(|e| panic!("the link would refuse this: {e:?}\n{xml}"));
+        self.brings(envelope);
+    }
+
+    /// A stanza comes, as the link has read it.
+    pub fn brings(&self, envelope: Envelope) {
         self.edge.receive(envelope, &self.out);
     }
 
     /// The next stanza that comes to `who`, whatever it is.
-    pub async fn next(&mut self, who: &str) -> Option<Element> {
+    pub async fn next(&self, who: &str) -> Option<Element> {
+        self.wait(|stanza| is_to(stanza, who)).await
+    }
+
+    /// The answer to the iq `id` of `jid`.
+    pub async fn answer(&self, jid: &str, id: &str) -> Option<Element> {
+        self.wait(|s| s.name() == "iq" && s.attr("to") == Some(jid) && s.attr("id") == Some(id)).await
+    }
+
+    async fn wait(&self, which: impl Fn(&Element) -> bool) -> Option<Element> {
         let until = Instant::now() + Duration::from_secs(10);
         while Instant::now() < until {
-            if let Some(found) = self.take(|stanza| is_to(stanza, who)) {
+            if let Some(found) = self.take(&which) {
                 return Some(found);
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_micros(200)).await;
         }
         None
     }
