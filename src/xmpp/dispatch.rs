@@ -99,6 +99,11 @@ impl Edge {
         &self.0.caps
     }
 
+    /// Requests, messages and presences that were taken and are not dealt with yet: none left, a drain is over.
+    pub fn in_work(&self) -> usize {
+        self.gate().in_work()
+    }
+
     /// Takes one stanza in the order of the stream and returns at once. A request is answered through `out`, from any
     /// thread, exactly once; so is what presence and words ask for.
     ///
@@ -307,4 +312,32 @@ async fn time(r: Request) -> Answer {
     let mut w = XmlWriter::new();
     w.open("time", ns::TIME).leaf("tzo", "", "+00:00").leaf("utc", "", &service.clock.now().rfc3339());
     Ok(w.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Clock;
+    use crate::xmpp::envelope::Scope;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn a_panic_is_one_requests_misfortune_and_is_answered() {
+        let (said, told) = (Arc::new(Mutex::new(Vec::new())), Arc::new(tokio::sync::Notify::new()));
+        let (into, tell) = (said.clone(), told.clone());
+        let out: Out = Arc::new(move |stanza: Stanza| {
+            stanza.write_to(&mut into.lock().unwrap());
+            tell.notify_one();
+        });
+        let iq = "<iq type='get' id='1' from='juliet@example.org' to='c.example'><a xmlns='b'/></iq>";
+        let envelope = Envelope::parse(iq.into(), &Scope::default()).unwrap();
+        let gate = Gate::new(Limits { in_work: 1, ..Limits::default() }, Clock::system());
+        let juliet = BareJid::new("juliet@example.org").unwrap();
+        let permit = gate.admit(&juliet, 1).unwrap();
+        work(permit, Reply { head: envelope.head, out, most: 1_000 }, Box::pin(async { panic!("on purpose") }));
+        told.notified().await;
+        let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+        assert!(said.contains("type='error'") && said.contains("<internal-server-error"), "{said}");
+        assert!(gate.admit(&juliet, 1).is_some(), "its place is free again");
+    }
 }

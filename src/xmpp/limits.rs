@@ -124,6 +124,11 @@ impl Gate {
         self.lock().chats.take(from, self.0.limits.chat, now)
     }
 
+    /// Permits that are out.
+    pub fn in_work(&self) -> usize {
+        self.lock().work.requests
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -259,7 +264,7 @@ mod tests {
         let c = gate.admit(&romeo, 1).unwrap();
         assert!(gate.admit(&romeo, 1).is_none(), "three in all");
         drop((a, b, c));
-        assert!(gate.lock().of_one.is_empty());
+        assert!(gate.in_work() == 0 && gate.lock().of_one.is_empty());
         assert!(gate.admit(&romeo, 1).is_some());
     }
 }

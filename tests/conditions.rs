@@ -1,0 +1,269 @@
+//! Every row of the table of refusals (XEP-0060's and ours) comes over the wire exactly as the table says.
+
+#[path = "scenarios/runner.rs"]
+mod runner;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use minidom::Element;
+use rookery::domain::error::{Refusal, Row, TABLE};
+use rookery::service::Registration;
+use rookery::store::MemoryKv;
+use rookery::store::kv::{self, Kv, KvError};
+use rookery::xmpp::limits::{Limits, Rate};
+use rookery::xmpp::ns;
+
+use runner::{Setup, World};
+
+/// What no scenario brings about, and why. The list may only shrink.
+const UNTESTED: &[(Refusal, &str)] = &[
+    (Refusal::NotInRosterGroup, "access model roster is not offered"),
+    (Refusal::TooManySubscriptions, "ten thousand subscriptions of one account take too long here"),
+    (Refusal::NodeGone, "a deleted node leaves nothing behind that could be told apart"),
+    (Refusal::Failed, "only a panic brings it about: a unit test of the dispatcher has one"),
+];
+
+/// What happens before: a node of juliet's with a configuration.
+fn node(fields: &[(&str, &str)]) -> String {
+    let fields: String =
+        fields.iter().map(|(var, value)| format!("<field var='pubsub#{var}'><value>{value}</value></field>")).collect();
+    format!(
+        "juliet sends\n<iq type='set' id='c' to='social.example.org'><pubsub xmlns='{}'><create node='n'/>\
+         <configure><x xmlns='jabber:x:data' type='submit'>{fields}</x></configure></pubsub></iq>\n\n\
+         juliet receives\n<iq type='result' id='c'/>\n\n",
+        ns::PUBSUB
+    )
+}
+
+/// Somebody's request that is granted.
+fn granted(who: &str, type_: &str, to: &str, child: &str) -> String {
+    format!("{}\n{who} receives\n<iq type='result' id='q'/>\n\n", asks(who, type_, to, child))
+}
+
+/// Somebody's request.
+fn asks(who: &str, type_: &str, to: &str, child: &str) -> String {
+    format!("{who} sends\n<iq type='{type_}' id='q' to='{to}'>{child}</iq>\n")
+}
+
+fn pubsub(inner: &str) -> String {
+    format!("<pubsub xmlns='{}'>{inner}</pubsub>", ns::PUBSUB)
+}
+
+fn owner(inner: &str) -> String {
+    format!("<pubsub xmlns='{}'>{inner}</pubsub>", ns::OWNER)
+}
+
+const C: &str = "social.example.org";
+const ITEM: &str = "<publish node='n'><item id='i'><x xmlns='y'/></item></publish>";
+const ROMEO: &str = "jid='romeo@example.org'";
+
+/// The script whose last request, of the person named, is refused so; `None` for what is untested.
+fn script(refusal: Refusal) -> Option<(&'static str, String)> {
+    let romeo_is = |what: &str| {
+        let child =
+            owner(&format!("<affiliations node='n'><affiliation {ROMEO} affiliation='{what}'/></affiliations>"));
+        granted("juliet", "set", C, &child)
+    };
+    let set = |inner: &str| asks("juliet", "set", C, &pubsub(inner));
+    let own = |inner: &str| asks("juliet", "set", C, &owner(inner));
+    let get = |inner: &str| asks("juliet", "get", C, &pubsub(inner));
+    let romeo_sets = |inner: &str| asks("romeo", "set", C, &pubsub(inner));
+    let romeo_owns = |inner: &str| asks("romeo", "set", C, &owner(inner));
+    let subscribe = format!("<subscribe node='n' {ROMEO}/>");
+    let configure = |field: &str, value: &str| {
+        format!(
+            "<configure node='n'><x xmlns='jabber:x:data' type='submit'><field var='{field}'><value>{value}</value>\
+             </field></x></configure>"
+        )
+    };
+    let published = || node(&[("publish_model", "open")]) + &granted("juliet", "set", C, &pubsub(ITEM));
+    let register = |name: &str| format!("<query xmlns='jabber:iq:register'><username>{name}</username></query>");
+    let juliet = |script: String| Some(("juliet", script));
+    let romeo = |script: String| Some(("romeo", script));
+    use Refusal::*;
+    match refusal {
+        SubscriberNotSender => juliet(node(&[]) + &set("<subscribe node='n' jid='romeo@example.org'/>")),
+        PresenceRequired => romeo(node(&[("access_model", "presence")]) + &romeo_sets(&subscribe)),
+        ClosedNode => romeo(node(&[("access_model", "whitelist")]) + &romeo_sets(&subscribe)),
+        PendingSubscription => romeo(
+            node(&[("access_model", "authorize")])
+                + &granted("romeo", "set", C, &pubsub(&subscribe))
+                + &asks("romeo", "get", C, &pubsub("<items node='n'/>")),
+        ),
+        Outcast => romeo(node(&[]) + &romeo_is("outcast") + &romeo_sets(&subscribe)),
+        SubscribeOff => romeo(node(&[("subscribe", "0")]) + &romeo_sets(&subscribe)),
+        NodeNotFound => juliet(get("<items node='nowhere'/>")),
+        NotSubscribed => romeo(node(&[]) + &romeo_sets(&format!("<unsubscribe node='n' {ROMEO}/>"))),
+        InsufficientPrivileges => juliet(node(&[]) + &set(&format!("<unsubscribe node='n' {ROMEO}/>"))),
+        InvalidSubid => romeo(
+            node(&[])
+                + &granted("romeo", "set", C, &pubsub(&subscribe))
+                + &romeo_sets(&format!("<unsubscribe node='n' subid='other' {ROMEO}/>")),
+        ),
+        SubscriptionOptionsUnsupported => {
+            romeo(node(&[]) + &asks("romeo", "get", C, &pubsub(&format!("<options node='n' {ROMEO}/>"))))
+        }
+        DefaultOptionsUnsupported => juliet(get("<default node='n'/>")),
+        RetrieveForbidden => {
+            romeo(node(&[]) + &romeo_is("outcast") + &asks("romeo", "get", C, &pubsub("<items node='n'/>")))
+        }
+        PublishForbidden => romeo(node(&[]) + &romeo_sets(ITEM)),
+        PublishNodeNotFound => Some(("nurse", asks("nurse", "set", C, &pubsub(ITEM)))),
+        PayloadTooBig => juliet(node(&[("max_payload_size", "5")]) + &set(ITEM)),
+        InvalidPayload => {
+            juliet(node(&[]) + &set("<publish node='n'><item><x xmlns='y'/><x xmlns='y'/></item></publish>"))
+        }
+        PayloadRequired => juliet(node(&[]) + &set("<publish node='n'><item id='i'/></publish>")),
+        ItemRequired => juliet(node(&[]) + &set("<publish node='n'/>")),
+        InvalidItemId => {
+            juliet(node(&[]) + &set("<publish node='n'><item id='a&#10;b'><x xmlns='y'/></item></publish>"))
+        }
+        PreconditionNotMet => juliet(
+            node(&[])
+                + &set(&format!(
+                    "{ITEM}<publish-options><x xmlns='jabber:x:data' type='submit'><field var='pubsub#access_model'>\
+                     <value>whitelist</value></field></x></publish-options>"
+                )),
+        ),
+        OverwriteForbidden => romeo(published() + &romeo_sets(ITEM)),
+        RetractForbidden => romeo(published() + &romeo_sets("<retract node='n'><item id='i'/></retract>")),
+        ItemNotFound => juliet(
+            node(&[])
+                + &granted("juliet", "set", C, &pubsub(ITEM))
+                + &set("<retract node='n'><item id='j'/></retract>"),
+        ),
+        NodeIdRequired => juliet(set("<retract><item id='i'/></retract>")),
+        RetractItemRequired => juliet(node(&[]) + &set("<retract node='n'/>")),
+        PersistentItemsOff => {
+            juliet(node(&[("persist_items", "0")]) + &set("<retract node='n'><item id='i'/></retract>"))
+        }
+        CreateForbidden => Some(("nurse", asks("nurse", "set", C, &pubsub("<create node='m'/>")))),
+        NodeExists => juliet(node(&[]) + &set("<create node='n'/>")),
+        InvalidNodeName => juliet(set("<create node='a&#9;b'/>")),
+        UnsupportedAccessModel => juliet(node(&[]) + &own(&configure("pubsub#access_model", "roster"))),
+        CollectionsUnsupported => juliet(node(&[]) + &own(&configure("pubsub#node_type", "collection"))),
+        ConfigureForbidden => romeo(node(&[]) + &romeo_owns(&configure("pubsub#title", "t"))),
+        ConfigureNodeIdRequired => juliet(own("<configure><x xmlns='jabber:x:data' type='submit'/></configure>")),
+        InvalidOptions => juliet(node(&[]) + &own(&configure("pubsub#max_items", "few"))),
+        OwnerNodeNotFound => juliet(own("<delete node='nowhere'/>")),
+        DeleteForbidden => romeo(node(&[]) + &romeo_owns("<delete node='n'/>")),
+        PurgeForbidden => romeo(node(&[]) + &romeo_owns("<purge node='n'/>")),
+        PurgePersistentItemsOff => juliet(node(&[("persist_items", "0")]) + &own("<purge node='n'/>")),
+        ManageForbidden => romeo(
+            node(&[])
+                + &romeo_owns(&format!(
+                    "<affiliations node='n'><affiliation {ROMEO} affiliation='owner'/></affiliations>"
+                )),
+        ),
+        InvalidSubscriptionState => juliet(
+            node(&[])
+                + &own(&format!(
+                    "<subscriptions node='n'><subscription {ROMEO} subscription='unconfigured'/></subscriptions>"
+                )),
+        ),
+        InvalidAffiliation => juliet(
+            node(&[])
+                + &own(
+                    "<affiliations node='n'><affiliation jid='juliet@example.org' affiliation='none'/></affiliations>",
+                ),
+        ),
+        RegistrationRequired => juliet(asks("juliet", "set", C, "<query xmlns='jabber:iq:register'><remove/></query>")),
+        NameTaken => {
+            romeo(granted("juliet", "set", C, &register("rose")) + &asks("romeo", "set", C, &register("rose")))
+        }
+        NameReserved => juliet(asks("juliet", "set", C, &register("postmaster"))),
+        RegistrationClosed => juliet(asks("juliet", "set", C, &register("juliet"))),
+        NoSuchAccount => romeo(asks("romeo", "get", "juliet@social.example.org", &pubsub("<items node='n'/>"))),
+        BadRequest => juliet(asks("juliet", "get", C, "<a xmlns='b'/><a xmlns='b'/>")),
+        Unsupported => juliet(
+            node(&[]) + &get("<items node='n'/><set xmlns='http://jabber.org/protocol/rsm'><index>1</index></set>"),
+        ),
+        UnknownRequest => juliet(asks("juliet", "get", C, "<a xmlns='b'/>")),
+        Busy => juliet(
+            granted("juliet", "get", C, "<ping xmlns='urn:xmpp:ping'/>")
+                + &asks("juliet", "get", C, "<ping xmlns='urn:xmpp:ping'/>"),
+        ),
+        AnswerTooBig => juliet(asks("juliet", "get", C, &owner("<default/>"))),
+        StoreFailed => juliet(set("<create node='n'/>")),
+        NotInRosterGroup | TooManySubscriptions | NodeGone | Failed => None,
+    }
+}
+
+fn setup(refusal: Refusal) -> Setup {
+    let ordinary = Setup::default();
+    match refusal {
+        Refusal::Busy => {
+            let one = Rate { per_second: 0.0, burst: 1.0 };
+            Setup { limits: Limits { per_jid: one, ..Limits::default() }, ..ordinary }
+        }
+        Refusal::AnswerTooBig => Setup { limits: Limits { answer_bytes: 1_000, ..Limits::default() }, ..ordinary },
+        Refusal::StoreFailed => Setup { kv: Arc::new(FullDisk::default()), ..ordinary },
+        Refusal::RegistrationClosed => Setup { registration: Registration::Closed, ..ordinary },
+        _ => ordinary,
+    }
+}
+
+/// A disk on which nothing can be written after the store was opened.
+#[derive(Default)]
+struct FullDisk {
+    kv: MemoryKv,
+    opened: AtomicBool,
+}
+
+impl Kv for FullDisk {
+    fn get(&self, key: &[u8]) -> kv::Result<Option<bytes::Bytes>> {
+        self.kv.get(key)
+    }
+    fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> kv::Result<Vec<kv::Row>> {
+        self.kv.range(from, to, limit, reverse)
+    }
+    fn apply(&self, batch: &[kv::Write]) -> kv::Result<()> {
+        match self.opened.swap(true, Ordering::Relaxed) {
+            false => self.kv.apply(batch),
+            true => Err(KvError::Full("no room".into())),
+        }
+    }
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// Holds the rule: type, condition, PubSub condition and feature are those of the row, and nothing else.
+fn check(row: &Row, answer: &Element) {
+    let name = format!("{:?}: {}", row.refusal, String::from(answer));
+    assert_eq!(answer.attr("type"), Some("error"), "{name}");
+    let error = answer.children().find(|c| c.name() == "error").expect(&name);
+    assert_eq!(error.attr("type"), Some(row.kind.as_str()), "{name}");
+    let stanzas = "urn:ietf:params:xml:ns:xmpp-stanzas";
+    let conditions: Vec<_> = error.children().filter(|c| c.ns() == stanzas && c.name() != "text").collect();
+    assert_eq!(conditions.iter().map(|c| c.name()).collect::<Vec<_>>(), [row.condition], "{name}");
+    let own: Vec<_> = error.children().filter(|c| c.ns() == ns::PUBSUB_ERRORS).collect();
+    assert_eq!(own.iter().map(|c| c.name()).collect::<Vec<_>>(), row.pubsub.into_iter().collect::<Vec<_>>(), "{name}");
+    assert_eq!(own.first().and_then(|c| c.attr("feature")), row.feature, "{name}");
+    // Rows that look alike are told apart by what a person reads.
+    assert_eq!(error.get_child("text", stanzas).map(Element::text).as_deref(), Some(row.text), "{name}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_told_as_its_row_says() {
+    let mut untested = Vec::new();
+    for row in TABLE {
+        let Some((who, script)) = script(row.refusal) else {
+            untested.push(row.refusal);
+            continue;
+        };
+        let mut world = World::new(setup(row.refusal));
+        world.play(&format!("{:?}", row.refusal), &script).await;
+        let jid = format!("{who}@");
+        let answer = world.next(who).await.filter(|answer| answer.attr("to").is_some_and(|to| to.starts_with(&jid)));
+        let answer = answer.unwrap_or_else(|| panic!("{:?}: no answer", row.refusal));
+        check(row, &answer);
+        assert!(world.rest().await.is_empty(), "{:?}: more than one answer", row.refusal);
+    }
+    for (refusal, why) in UNTESTED {
+        println!("UNTESTED {refusal:?} ({}): {why}", refusal.row().section);
+    }
+    println!("{} rows, {} untested", TABLE.len(), untested.len());
+    assert_eq!(untested, UNTESTED.iter().map(|(refusal, _)| *refusal).collect::<Vec<_>>());
+}

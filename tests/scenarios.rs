@@ -1,0 +1,230 @@
+//! Scenarios that a person can read, in `tests/scenarios/*.scn`; how they are written stands in `runner.rs` there.
+//! And rules over any input: the edge never panics, and a request is answered exactly once.
+
+#[path = "scenarios/runner.rs"]
+mod runner;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestRunner};
+use rookery::xmpp::envelope::{Envelope, Kind, Scope};
+use rookery::xmpp::limits::{Limits, Rate};
+
+use runner::{Setup, World};
+
+/// Name and text of every scenario.
+fn scenarios() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ext| ext == "scn"));
+    files.sort();
+    assert!(files.len() >= 10, "scenarios are missing");
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_scenario_goes_as_written() {
+    for (name, script) in scenarios() {
+        let mut world = World::new(Setup::default());
+        world.play(&name, &script).await;
+        let rest = world.rest().await;
+        assert!(rest.is_empty(), "{name}: nobody expected\n{}", rest.join("\n"));
+    }
+}
+
+/// An answer of all items would be 600 KB, and Prosody ends the stream at 512 KiB: what fits comes, with a way on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_do_not_fit_into_one_stanza_come_by_pages() {
+    let world = World::new(Setup::default());
+    let items = |inner: &str, set: &str| {
+        let set = format!("<set xmlns='http://jabber.org/protocol/rsm'>{set}</set>");
+        let set = if inner.is_empty() { String::new() } else { set };
+        format!(
+            "<iq type='get' id='q' to='social.example.org'><pubsub xmlns='http://jabber.org/protocol/pubsub'>\
+             <items node='n'/>{set}</pubsub></iq>"
+        )
+    };
+    for n in 1..=6 {
+        let text = "x".repeat(100_000);
+        let publish = format!(
+            "<iq type='set' id='p' to='social.example.org'><pubsub xmlns='http://jabber.org/protocol/pubsub'>\
+             <publish node='n'><item id='{n}'><x xmlns='urn:x'>{text}</x></item></publish></pubsub></iq>"
+        );
+        world.sends("juliet", &publish);
+        let answer = world.next("juliet").await.unwrap();
+        assert_eq!(answer.attr("type"), Some("result"));
+    }
+    let mut seen = Vec::new();
+    let mut ask = items("", "");
+    for _ in 0..6 {
+        world.sends("romeo", &ask);
+        let answer = world.next("romeo").await.unwrap();
+        let pubsub = answer.children().next().unwrap();
+        let page: Vec<_> =
+            pubsub.children().next().unwrap().children().map(|i| i.attr("id").unwrap().to_owned()).collect();
+        if page.is_empty() {
+            break;
+        }
+        let first = pubsub.get_child("set", "http://jabber.org/protocol/rsm").unwrap().children().next().unwrap();
+        assert_eq!(first.text(), page[0], "without a request for pages too, the answer says where it begins");
+        ask = items("page", &format!("<before>{}</before>", first.text()));
+        seen.splice(0..0, page);
+    }
+    assert_eq!(seen, ["1", "2", "3", "4", "5", "6"]);
+}
+
+/// Everything that anybody sends in any scenario.
+fn corpus() -> Vec<String> {
+    let mut found = Vec::new();
+    for (_, script) in scenarios() {
+        let mut lines = script.lines();
+        while let Some(line) = lines.next() {
+            if line.contains(" sends") {
+                found.push(lines.by_ref().take_while(|l| !l.trim().is_empty()).collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+    found
+}
+
+const WORDS: &[&str] = &[
+    "",
+    " ",
+    "get",
+    "set",
+    "result",
+    "error",
+    "n",
+    "0",
+    "-1",
+    "99999999999999999999",
+    "max",
+    "&#9;",
+    "&lt;",
+    "é\u{1F426}",
+    "@",
+    "/",
+    "juliet@social.example.org",
+    "social.example.org",
+    "tw~1@social.example.org",
+    "elsewhere.example",
+    "http://jabber.org/protocol/pubsub",
+    "http://jabber.org/protocol/pubsub#owner",
+    "jabber:x:data",
+    "jabber:client",
+    "http://jabber.org/protocol/rsm",
+    "<item/>",
+    "<x xmlns='jabber:x:data'/>",
+    "<set xmlns='http://jabber.org/protocol/rsm'><max>1</max></set>",
+    "<publish node='n'/>",
+    "<![CDATA[<]]>",
+    "text",
+];
+
+/// Changes one thing: an attribute's value or the whole attribute, an empty element, or some characters.
+fn change(stanza: &mut String, how: u8, place: Index, word: Index) {
+    let word = WORDS[word.index(WORDS.len())];
+    let spans = |open: &str, close: &str| -> Vec<(usize, usize)> {
+        let found = stanza.match_indices(open).map(|(at, _)| at);
+        found
+            .filter_map(|at| Some((at, at + open.len() + stanza[at + open.len()..].find(close)? + close.len())))
+            .collect()
+    };
+    let pick = |spans: Vec<(usize, usize)>| (!spans.is_empty()).then(|| spans[place.index(spans.len())]);
+    match how {
+        0 | 1 => {
+            if let Some((from, to)) = pick(spans("='", "'")) {
+                stanza.replace_range(from + 2..to - 1, word);
+            }
+        }
+        2 => {
+            if let Some((from, to)) = pick(spans("='", "'")) {
+                let name = stanza[..from].rfind(' ').unwrap_or(from);
+                stanza.replace_range(name..to, "");
+            }
+        }
+        3 => {
+            if let Some((from, to)) = pick(spans("<", "/>")).filter(|(from, to)| !stanza[from + 1..*to].contains('<')) {
+                let element = stanza[from..to].to_owned();
+                stanza.replace_range(
+                    from..to,
+                    &if word.len().is_multiple_of(2) { String::new() } else { element.repeat(2) },
+                );
+            }
+        }
+        4 => {
+            if let Some((_, to)) = pick(spans("<", ">")) {
+                stanza.insert_str(to, word);
+            }
+        }
+        _ => {
+            let chars: Vec<_> = stanza.char_indices().map(|(at, c)| (at, at + c.len_utf8())).collect();
+            if let Some((from, to)) = pick(chars) {
+                stanza.replace_range(from..to, word);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_stanza_makes_the_edge_panic_or_leaves_a_request_without_its_one_answer() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().name() == Some("edge") {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        before(info);
+    }));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("edge").enable_all().build().unwrap();
+    let _within = runtime.enter();
+    let any = Rate { per_second: 0.0, burst: f64::INFINITY };
+    let limits = Limits { per_jid: any, per_host: any, ..Limits::default() };
+    let world = World::new(Setup { limits, ..Setup::default() });
+    let corpus = corpus();
+    assert!(corpus.len() > 100);
+    let changes = prop::collection::vec((0..6u8, any_index(), any_index()), 0..5);
+    let (mut requests, mut read) = (0, 0);
+    let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
+    let counted = std::cell::RefCell::new((&mut requests, &mut read));
+    let outcome = runner.run(&(any_index(), changes), |(which, changes)| {
+        let mut stanza = corpus[which.index(corpus.len())].replace("{n}", "1");
+        if !stanza.contains(" from=") {
+            stanza = stanza.replacen(' ', " from='romeo@example.org/orchard' ", 1);
+        }
+        for (how, place, word) in changes {
+            change(&mut stanza, how, place, word);
+        }
+        // What is no XML never comes this far: the link answers it.
+        let Ok(envelope) = Envelope::parse(Bytes::from(stanza.clone()), &Scope::default()) else { return Ok(()) };
+        let mut counted = counted.borrow_mut();
+        *counted.1 += 1;
+        let head = envelope.head.clone();
+        world.brings(envelope);
+        // An iq of no known type is answered too (RFC 6120 §8.2.3).
+        let request = head.kind == Kind::Iq && head.error_due();
+        if let (true, Some(id), Some(from)) = (request, &head.id, head.from.jid()) {
+            *counted.0 += 1;
+            let answer = runtime.block_on(world.answer(from.as_str(), id));
+            prop_assert!(answer.is_some(), "no answer to {}", stanza);
+        }
+        prop_assert_eq!(PANICS.load(Ordering::Relaxed), 0, "{}", stanza);
+        Ok(())
+    });
+    println!("{read} stanzas read, {requests} requests answered");
+    outcome.unwrap();
+    assert!(requests > 500, "{requests}");
+    let twice: Vec<_> = runtime.block_on(world.rest());
+    let twice: Vec<_> = twice.iter().filter(|s| s.starts_with("<iq") && s.contains(" id=")).collect();
+    assert!(twice.is_empty(), "answered twice: {twice:?}");
+}
+
+fn any_index() -> impl Strategy<Value = Index> {
+    any::<Index>()
+}
