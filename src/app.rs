@@ -83,7 +83,6 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), R
         };
         tasks.spawn(socket::serve(control, shutdown.clone(), execute));
     }
-    tasks.spawn(tell(link.clone(), shutdown));
     tracing::info!(
         jid = %config.component.jid, http = %config.http.listen, admin = %config.http.admin_listen,
         store = ?config.store.backend, "rookery {} is up", env!("CARGO_PKG_VERSION")
@@ -260,19 +259,6 @@ fn words(state: &LinkState) -> String {
         }
         LinkState::Online { .. } => "connected".to_owned(),
         LinkState::Closed => "closed".to_owned(),
-    }
-}
-
-/// Logs how the link stands whenever that changes.
-async fn tell(link: LinkHandle, shutdown: Shutdown) {
-    let mut state = link.state();
-    loop {
-        let line = words(&state.borrow_and_update());
-        tracing::info!(link = line);
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            () = shutdown.reached(Phase::Stopped) => return,
-        }
     }
 }
 

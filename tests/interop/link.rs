@@ -25,9 +25,9 @@ pub async fn a_second_instance_is_said_in_words(server: Server) {
     let second = Rookery::begin(&Settings::attached_to(&server));
     let line = match server.kind {
         // Prosody keeps the first and refuses the newcomer.
-        Kind::Prosody => second.log_line(&["conflict", SOCIAL]).await,
+        Kind::Prosody => second.log_line(&["already attached", SOCIAL]).await,
         // ejabberd lets both in and shares the stanzas out between them; the nonce we send ourselves tells.
-        Kind::Ejabberd => second.log_line(&["another instance", SOCIAL]).await,
+        Kind::Ejabberd => second.log_line(&["another process", SOCIAL]).await,
     };
     println!("{:?}, second instance: {line}", server.kind);
     drop(first);
