@@ -1,10 +1,11 @@
 //! Looks at a store's backend from outside: what it costs, and (under `scripts/strace-durability`) what it syncs.
 //!
 //! ```text
-//! store-probe write BACKEND FOLDER SIZE COUNT [GROUP]   COUNT batches of GROUP items; prints "ack N" after each
+//! store-probe write BACKEND FOLDER SIZE COUNT [GROUP]   COUNT batches of GROUP items; prints "ack N" after each,
+//!                                                       ends without closing anything
 //! store-probe read  BACKEND FOLDER                      checks what `write` wrote; prints how many batches are there
 //! store-probe rate  BACKEND FOLDER PUBLISHERS SECONDS   items of 1.5 KB through the committer
-//! store-probe grow  BACKEND FOLDER ITEMS                items of 1.5 KB, then size on disk, memory, reopening
+//! store-probe grow  BACKEND FOLDER ITEMS [SIZE]         items of 1.5 KB, then size on disk, memory, reopening
 //! ```
 
 use std::io::Write as _;
@@ -31,7 +32,8 @@ fn main() -> Result<(), Failure> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(rate(backend(b)?, folder, publishers.parse()?, seconds.parse()?))
         }
-        ["grow", b, folder, items] => grow(backend(b)?, folder, items.parse()?),
+        ["grow", b, folder, items] => grow(backend(b)?, folder, items.parse()?, 1500),
+        ["grow", b, folder, items, size] => grow(backend(b)?, folder, items.parse()?, size.parse()?),
         _ => Err("see the head of examples/store-probe.rs".into()),
     }
 }
@@ -80,7 +82,8 @@ fn write(backend: Backend, folder: &str, size: usize, count: u64, group: u64) ->
         kv.apply(&batch(n, size, group))?;
         out.write_all(format!("ack {n}\n").as_bytes())?;
     }
-    Ok(())
+    // As if killed: nothing is closed.
+    std::process::exit(0)
 }
 
 fn last(kv: &dyn Kv) -> Result<Option<(u64, usize, u64)>, KvError> {
@@ -175,14 +178,14 @@ fn publish(
     })
 }
 
-fn grow(backend: Backend, folder: &str, items: u64) -> Result<(), Failure> {
+fn grow(backend: Backend, folder: &str, items: u64, size: usize) -> Result<(), Failure> {
     let folder = Path::new(folder);
     println!("{}: memory before opening {}", backend.name(), memory()?);
     let kv = open_kv(backend, folder)?;
-    println!("fresh: memory {}, disk {} KB", memory()?, kv.disk_bytes() / 1000);
+    println!("opened: memory {}, disk {} KB", memory()?, kv.disk_bytes() / 1000);
     let start = Instant::now();
     for n in 0..items / 64 {
-        let mut rows: Vec<_> = (0..64).map(|i| (item_key(n, i), Some(text(n * 64 + i, 1500)))).collect();
+        let mut rows: Vec<_> = (0..64).map(|i| (item_key(n, i), Some(text(n * 64 + i, size)))).collect();
         rows.sort();
         kv.apply(&rows)?;
     }

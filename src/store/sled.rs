@@ -6,6 +6,8 @@
 //! * A log record over a quarter of a segment (128 KiB) goes to a file of its own in `blobs/`, which nobody syncs. A
 //!   record is a whole leaf of up to 17 rows, so rows over [`PIECE`] bytes are cut into rows of that size: then no
 //!   leaf gets there. Should one all the same, by very long keys, its file and the folder are synced like the log.
+//! * It takes a snapshot that it was interrupted in writing for the newest one and finds the store corrupted. Such a file
+//!   is removed before opening: the snapshot before it and the log still stand.
 //! * A batch is visible to readers as soon as it is in memory. While one is on its way to the disk, the values it
 //!   replaces are kept in `pending` and readers are shown those, so nobody waits for a sync and nobody sees what may
 //!   still be lost.
@@ -45,6 +47,7 @@ pub struct SledKv {
 impl SledKv {
     /// Opens the database in the folder `path`, or makes one there. The caller syncs the folder.
     pub fn open(path: &Path) -> Result<Self> {
+        remove_unfinished_snapshots(path).map_err(io_error)?;
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = config.open().map_err(failure)?;
         let log = File::open(path.join("db")).map_err(io_error)?;
@@ -166,6 +169,20 @@ impl Kv for SledKv {
     }
 }
 
+/// sled writes `snap.<lsn>.generating` and renames it when it is synced, but reads whatever begins with `snap.`.
+fn remove_unfinished_snapshots(path: &Path) -> std::io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts a value's rows into the batch; gives the number of its pieces.
 fn insert(rows: &mut sled::Batch, key: &[u8], value: &Bytes) -> usize {
     if value.len() <= PIECE {
@@ -245,5 +262,74 @@ impl Blobs {
         self.synced = present;
         self.looked = Some(changed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, length: usize) -> Write {
+        (key.as_bytes().to_vec(), Some(vec![b'v'; length].into()))
+    }
+
+    #[test]
+    fn a_snapshot_that_was_not_finished_does_not_keep_the_store_shut() {
+        let folder = tempfile::tempdir().unwrap();
+        SledKv::open(folder.path()).unwrap().apply(&[put("a", 1)]).unwrap();
+        for unfinished in ["", "garbage longer than the twelve bytes at its end"] {
+            std::fs::write(folder.path().join("snap.00000FFFFFFFFFFF.generating"), unfinished).unwrap();
+            let kv = SledKv::open(folder.path()).unwrap();
+            assert!(kv.get(b"a").unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn large_values_make_no_files_beside_the_log_and_leave_no_pieces_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let kv = SledKv::open(folder.path()).unwrap();
+        for round in 0..10 {
+            let batch: Vec<Write> = (b'a'..=b'p').map(|k| put(&(k as char).to_string().repeat(900), 60_000)).collect();
+            kv.apply(&batch).unwrap();
+            kv.apply(&[put("a", 8192 - round), put("b", 200_000), put("c", 3)]).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(folder.path().join("blobs")).unwrap().count(), 0);
+        let keys: Vec<Vec<u8>> = kv.range(&[1], &[255], 100, false).unwrap().into_iter().map(|(key, _)| key).collect();
+        let gone: Vec<Write> = keys.into_iter().map(|key| (key, None)).collect();
+        kv.apply(&gone).unwrap();
+        assert_eq!(kv.db.iter().count(), 0, "rows of pieces stayed");
+    }
+
+    #[test]
+    fn an_oversized_record_is_found_and_synced_where_it_is() {
+        // Keys this long fill a leaf beyond a quarter of a segment whatever the values are.
+        let folder = tempfile::tempdir().unwrap();
+        let kv = SledKv::open(folder.path()).unwrap();
+        let long = |k: u8| [vec![1 + k], vec![b'k'; 8000]].concat();
+        for n in 0..400u16 {
+            kv.apply(&[(long((n * 37 % 101) as u8), Some(vec![1; 4000].into()))]).unwrap();
+        }
+        let files = std::fs::read_dir(folder.path().join("blobs")).unwrap().count();
+        assert!(files > 0, "the case that is meant");
+        assert_eq!(kv.blobs.lock().unwrap().synced.len(), files);
+        drop(kv);
+        let kv = SledKv::open(folder.path()).unwrap();
+        assert_eq!(kv.range(&[1], &[255], 200, false).unwrap().len(), 101);
+    }
+
+    #[test]
+    fn after_a_failed_write_what_was_durable_is_read_and_nothing_more_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let kv = SledKv::open(folder.path()).unwrap();
+        kv.apply(&[put("a", 5000), put("b", 1)]).unwrap();
+        // The folder of oversized records turned into a file: reading it fails as a sync would.
+        std::fs::remove_dir(folder.path().join("blobs")).unwrap();
+        std::fs::write(folder.path().join("blobs"), "").unwrap();
+        assert!(matches!(kv.apply(&[put("a", 7), (b"b".to_vec(), None), put("c", 1)]), Err(KvError::Io(_))));
+        assert_eq!(kv.get(b"a").unwrap().map(|value| value.len()), Some(5000));
+        assert_eq!(kv.range(b"a", b"z", 9, false).unwrap().len(), 2);
+        std::fs::remove_file(folder.path().join("blobs")).unwrap();
+        std::fs::create_dir(folder.path().join("blobs")).unwrap();
+        assert!(matches!(kv.apply(&[put("c", 1)]), Err(KvError::Stopped)));
     }
 }

@@ -71,10 +71,12 @@ impl<'a> Tx<'a> {
         self.counters.next(counter)
     }
 
-    /// Promises that `event` will be told to whom it concerns; part of the same Change. Gives its number.
+    /// Promises that `event` will be told to whom it concerns; part of the same Change. The payload it names is kept until
+    /// then. Gives its number.
     pub fn emit(&mut self, event: &Event) -> Result<u64> {
         let seq = self.counters.next(Counter::Event);
         self.put(tables::event_key(seq), tables::encode(event))?;
+        self.pin(event)?;
         Ok(seq)
     }
 

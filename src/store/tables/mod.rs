@@ -8,7 +8,8 @@
 //! m<name>                     a counter, or the schema's version
 //! n<service>0<name>           NodeId              N<nid>            Node             c<nid>   NodeState
 //! i<nid><item id>             Item                t<nid><place>     ItemId           v<version>   payload
-//! u<atom id>                  (NodeId, ItemId)    U<service>0<alias id>  (NodeId, ItemId)
+//! V<version>                  Pins: Events that need the payload beside the one that published it
+//! u<atom id>                  (NodeId, ItemId)    U<author>0<id>    (NodeId, ItemId): an author's own ids
 //! s<nid><jid>                 Subscription        b<bare>0<nid><jid>   ()
 //! a<nid><bare>                Affiliation         A<bare>0<nid>     ()
 //! r<virtual>0<bare>           Contact
@@ -43,7 +44,7 @@ use crate::domain::node::{NodeId, NodeName};
 
 pub use accounts::Account;
 pub use counters::{Counter, Counters};
-pub use queue::{Due, Planned, State};
+pub use queue::{Due, Pins, Planned, State};
 
 /// The version of this layout.
 pub const SCHEMA: u64 = 1;
@@ -131,10 +132,17 @@ fn place_key(nid: NodeId, place: u64) -> Vec<u8> {
 fn version_key(version: Version) -> Vec<u8> {
     Key::new(b'v').num(version.0).done()
 }
-fn atom_key(atom_id: &str) -> Vec<u8> {
-    // A foreign id may be long; keys may not.
-    let cut = atom_id.len().min(2048);
-    Key::new(b'u').end(&atom_id.as_bytes()[..cut])
+/// Ids longer than this many bytes are not found by: keys are bounded, and a cut one would be another's.
+const MAX_ID: usize = 1024;
+
+fn atom_key(atom_id: &str) -> Option<Vec<u8>> {
+    (atom_id.len() <= MAX_ID).then(|| Key::new(b'u').end(atom_id.as_bytes()))
+}
+fn alias_key(author: &BareJid, alias: &str) -> Option<Vec<u8>> {
+    (alias.len() <= MAX_ID).then(|| Key::new(b'U').text(author.as_str()).end(alias.as_bytes()))
+}
+fn pins_key(version: Version) -> Vec<u8> {
+    Key::new(b'V').num(version.0).done()
 }
 fn subscription_key(nid: NodeId, jid: &Jid) -> Vec<u8> {
     Key::new(b's').num(nid.0).end(jid.as_str().as_bytes())

@@ -56,7 +56,14 @@ impl dyn Read + '_ {
 
     /// The item with this `atom:id`.
     pub fn item_of_atom_id(&self, atom_id: &str) -> Result<Option<(NodeId, ItemId)>> {
-        row(self, &atom_key(atom_id))
+        let Some(key) = atom_key(atom_id) else { return Ok(None) };
+        row(self, &key)
+    }
+
+    /// The newest item that `author` called by this id: what one author writes says nothing about another's items.
+    pub fn item_of_alias(&self, author: &BareJid, alias: &str) -> Result<Option<(NodeId, ItemId)>> {
+        let Some(key) = alias_key(author, alias) else { return Ok(None) };
+        row(self, &key)
     }
 
     /// Nodes with rows that are still to be removed, each with the Event that must have been told before.
@@ -79,6 +86,13 @@ impl dyn Read + '_ {
         }
         Ok(found)
     }
+}
+
+/// The keys under which an item is found by its ids.
+fn id_keys(item: &Item) -> Vec<Vec<u8>> {
+    let atom = item.atom_id.as_deref().and_then(atom_key);
+    let alias = item.alias.as_deref().and_then(|alias| alias_key(&item.author, alias));
+    atom.into_iter().chain(alias).collect()
 }
 
 impl Tx<'_> {
@@ -114,37 +128,45 @@ impl Tx<'_> {
         self.put(state_key(nid), encode(state))
     }
 
-    /// Writes an item, its place and its `atom:id`. The payload is written by [`Tx::put_payload`].
+    /// Writes an item, its place and its ids. The payload is written by [`Tx::put_payload`].
     pub fn put_item(&mut self, nid: NodeId, item: &Item) -> Result<()> {
+        if let Some(old) = self.read().item(nid, &item.id)? {
+            self.delete_ids(nid, &old)?;
+        }
         self.put(item_key(nid, &item.id), encode(item))?;
         self.put(place_key(nid, item.place), encode(&item.id))?;
-        match &item.atom_id {
-            Some(atom_id) => self.put(atom_key(atom_id), encode(&(nid, &item.id))),
-            None => Ok(()),
+        for key in id_keys(item) {
+            self.put(key, encode(&(nid, &item.id)))?;
         }
+        Ok(())
     }
 
     /// Removes an item's rows; its payload stays for [`Tx::release_payload`].
     pub fn delete_item(&mut self, nid: NodeId, item: &Item) -> Result<()> {
         self.delete(item_key(nid, &item.id))?;
         self.delete(place_key(nid, item.place))?;
-        match &item.atom_id {
-            Some(atom_id) => self.delete(atom_key(atom_id)),
-            None => Ok(()),
+        self.delete_ids(nid, item)
+    }
+
+    /// Removes the rows of an item's ids that are still its own.
+    fn delete_ids(&mut self, nid: NodeId, item: &Item) -> Result<()> {
+        for key in id_keys(item) {
+            if row::<(NodeId, ItemId)>(self, &key)?.is_some_and(|(of, id)| of == nid && id == item.id) {
+                self.delete(key)?;
+            }
         }
+        Ok(())
     }
 
     pub fn put_payload(&mut self, version: Version, payload: Bytes) -> Result<()> {
         self.put(version_key(version), payload)
     }
 
-    /// Ends an item's hold on a payload: it goes, unless the Event that tells of it is still under way; then it goes
-    /// with the Event (see [`Tx::end_event`]).
+    /// Ends an item's hold on a payload: it goes, unless the Event that told of it, or one that tells it to a new
+    /// subscriber, is still under way; then it goes with the last of those.
     pub fn release_payload(&mut self, version: Version, event: u64) -> Result<()> {
-        match self.read().event_alive(event)? {
-            true => Ok(()),
-            false => self.delete(version_key(version)),
-        }
+        let pinned = self.read().event_alive(event)? || self.read().pins(version)?.events > 0;
+        if pinned { Ok(()) } else { self.delete(version_key(version)) }
     }
 
     /// Removes the row under `key`, one of [`rows_of_node`](trait.Read.html); the reverse index goes along.
@@ -152,9 +174,7 @@ impl Tx<'_> {
         match key.first() {
             Some(b'i') => {
                 let item: Item = decode(value)?;
-                if let Some(atom_id) = &item.atom_id {
-                    self.delete(atom_key(atom_id))?;
-                }
+                self.delete_ids(nid, &item)?;
                 self.release_payload(item.version, item.event)?;
             }
             Some(b's') => {
@@ -175,5 +195,141 @@ impl Tx<'_> {
             _ => {}
         }
         self.delete(key.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Timestamp;
+    use crate::domain::event::{Event, NodeRef, What};
+    use crate::domain::item::Audience;
+    use crate::domain::node::NodeKind;
+    use crate::store::kv::Kv;
+    use crate::store::tables::Counters;
+    use crate::store::tx::{self, Overlay};
+    use crate::store::{Counter, MemoryKv};
+
+    const NODE: NodeId = NodeId(1);
+
+    /// Does `change` as a decision of its own.
+    fn commit<T>(kv: &MemoryKv, counters: &mut Counters, change: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> T {
+        let group = Overlay::new();
+        let mut tx = Tx::new(kv, &group, counters);
+        let out = change(&mut tx).unwrap();
+        kv.apply(&tx::batch(tx.into_writes().0)).unwrap();
+        out
+    }
+
+    fn jid(text: &str) -> BareJid {
+        BareJid::new(text).unwrap()
+    }
+
+    fn item(id: &str, version: u64, event: u64, alias: &str) -> Item {
+        Item {
+            id: ItemId::parse(id).unwrap(),
+            place: 1,
+            version: Version(version),
+            event,
+            published: Timestamp(1),
+            updated: Timestamp(1),
+            publisher: jid("alice@example.org"),
+            author: jid("alice@c.example"),
+            atom_id: Some(format!("tag:{id}")),
+            alias: Some(alias.to_owned()),
+            audience: Audience::Node,
+            size: 1,
+            title: String::new(),
+        }
+    }
+
+    fn event(what: What) -> Event {
+        let name = NodeName::microblog();
+        let node = NodeRef { id: NODE, service: jid("alice@c.example"), name, kind: NodeKind::Microblog };
+        Event { at: Timestamp(1), node, node_seq: 1, what }
+    }
+
+    fn publish(tx: &mut Tx<'_>) -> Result<Item> {
+        let version = Version(tx.next(Counter::Version));
+        let id = ItemId::parse("one").unwrap();
+        tx.put_payload(version, Bytes::from_static(b"<entry/>"))?;
+        let seq = tx.emit(&event(What::Published { item: id, version, publisher: jid("alice@c.example") }))?;
+        let item = item("one", version.0, seq, "mine");
+        tx.put_item(NODE, &item)?;
+        Ok(item)
+    }
+
+    fn show_to_new_subscriber(tx: &mut Tx<'_>, item: &Item) -> Result<u64> {
+        tx.emit(&event(What::LastItem {
+            jid: "romeo@example.net".parse().unwrap(),
+            subid: "s".into(),
+            item: item.id.clone(),
+            version: item.version,
+            published: item.published,
+            publisher: item.author.clone(),
+        }))
+    }
+
+    fn end(tx: &mut Tx<'_>, seq: u64) -> Result<()> {
+        let event = tx.read().event(seq)?.unwrap();
+        tx.plan_event(seq, &event, 0, None)
+    }
+
+    fn retract(tx: &mut Tx<'_>, item: &Item) -> Result<()> {
+        tx.delete_item(NODE, item)?;
+        tx.release_payload(item.version, item.event)
+    }
+
+    #[test]
+    fn a_payload_stays_until_the_item_and_every_event_that_tells_it_are_gone_in_whatever_order_they_go() {
+        // 0: the publishing Event, 1 and 2: Events to new subscribers, 3: the item.
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 3, 0], [3, 0, 2, 1], [0, 3, 1, 2], [1, 3, 0, 2], [2, 0, 3, 1]]
+        {
+            let (kv, mut counters) = (MemoryKv::default(), Counters::default());
+            let item = commit(&kv, &mut counters, publish);
+            let shown = [(); 2].map(|()| commit(&kv, &mut counters, |tx| show_to_new_subscriber(tx, &item)));
+            for (n, what) in order.into_iter().enumerate() {
+                let there = kv.get(&version_key(item.version)).unwrap().is_some();
+                assert!(there, "gone after {:?} of {order:?}", &order[..n]);
+                commit(&kv, &mut counters, |tx| match what {
+                    0 => end(tx, item.event),
+                    3 => retract(tx, &item),
+                    n => end(tx, shown[n - 1]),
+                });
+            }
+            assert_eq!(kv.range(&[1], &[255], 9, false).unwrap(), [], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn an_overwritten_items_ids_are_found_no_more_and_an_authors_ids_are_not_anothers() {
+        let (kv, mut counters) = (MemoryKv::default(), Counters::default());
+        let find = |author: &str, alias: &str| {
+            let overlay = Overlay::new();
+            let mut counters = Counters::default();
+            Tx::new(&kv, &overlay, &mut counters).read().item_of_alias(&jid(author), alias).unwrap()
+        };
+        let mut put = |item: &Item| commit(&kv, &mut counters, |tx| tx.put_item(NODE, item));
+        put(&item("one", 1, 1, "first"));
+        put(&item("one", 2, 2, "second"));
+        assert_eq!(find("alice@c.example", "first"), None);
+        assert_eq!(find("alice@c.example", "second"), Some((NODE, ItemId::parse("one").unwrap())));
+        assert_eq!(find("mallory@c.example", "second"), None);
+        // A second item of the same name buries the first for its own author only; ending the first leaves it.
+        put(&item("two", 3, 3, "second"));
+        commit(&kv, &mut counters, |tx| tx.delete_item(NODE, &item("one", 2, 2, "second")));
+        assert_eq!(find("alice@c.example", "second"), Some((NODE, ItemId::parse("two").unwrap())));
+    }
+
+    #[test]
+    fn an_id_too_long_for_a_key_is_stored_but_not_found_by() {
+        let (kv, mut counters) = (MemoryKv::default(), Counters::default());
+        let long = "a".repeat(MAX_ID + 1);
+        let item = Item { atom_id: Some(long.clone()), ..item("one", 1, 1, &long) };
+        let found = commit(&kv, &mut counters, |tx| {
+            tx.put_item(NODE, &item)?;
+            Ok((tx.read().item(NODE, &item.id)?, tx.read().item_of_atom_id(&long)?))
+        });
+        assert_eq!(found, (Some(item.clone()), None));
     }
 }

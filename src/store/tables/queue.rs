@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::domain::delivery::{Delivery, Health};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, What};
 
 /// An Event that was planned: it lives until its planning is over and `left` deliveries have ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -14,6 +14,13 @@ pub struct Planned {
     /// Where planning goes on: the network's name and its cursor. `None` when it is over.
     #[serde(default)]
     pub planning: Option<(String, serde_bytes::ByteBuf)>,
+}
+
+/// The Events that pin a payload beside the one that published it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Pins {
+    pub events: u64,
+    pub published_by: u64,
 }
 
 /// A destination that has something to do.
@@ -70,6 +77,10 @@ impl dyn Read + '_ {
     /// Events put aside because their planning failed.
     pub fn parked(&self, limit: usize) -> Result<Vec<(u64, Event)>> {
         rows(self, b"z", &[], limit)?.into_iter().map(|(k, e)| Ok((number(&k, 1)?, e))).collect()
+    }
+
+    pub fn pins(&self, version: Version) -> Result<Pins> {
+        Ok(row(self, &pins_key(version))?.unwrap_or_default())
     }
 
     /// Whether an Event still has something to tell.
@@ -132,17 +143,37 @@ impl Tx<'_> {
         self.put(Key::new(b'z').num(seq).done(), encode(event))
     }
 
-    /// Removes an Event whose last delivery ended, and its payload, unless an item still shows it.
+    /// Removes an Event whose last delivery ended, and its payload, unless an item shows it or another Event pins it.
     fn end_event(&mut self, seq: u64, event: &Event) -> Result<()> {
         self.delete(planned_key(seq))?;
-        let Some(version) = event.what.version() else { return Ok(()) };
-        let shown = match &event.what {
-            crate::domain::event::What::Published { item, .. } | crate::domain::event::What::LastItem { item, .. } => {
-                self.read().item(event.node.id, item)?.is_some_and(|item| item.version == version)
-            }
-            _ => false,
+        let (What::Published { item, version, .. } | What::LastItem { item, version, .. }) = &event.what else {
+            return Ok(());
         };
-        if shown { Ok(()) } else { self.delete(version_key(version)) }
+        let shown = self.read().item(event.node.id, item)?.is_some_and(|item| item.version == *version);
+        let pins = self.read().pins(*version)?;
+        let others = match event.what {
+            What::LastItem { .. } => self.unpin(*version, pins)?,
+            _ => pins.events > 0,
+        };
+        if shown || others { Ok(()) } else { self.delete(version_key(*version)) }
+    }
+
+    /// Keeps a payload for an Event that tells it to a new subscriber, beside the one that published it.
+    pub(in crate::store) fn pin(&mut self, event: &Event) -> Result<()> {
+        let What::LastItem { item, version, .. } = &event.what else { return Ok(()) };
+        let published_by = self.read().item(event.node.id, item)?.map_or(0, |item| item.event);
+        let events = self.read().pins(*version)?.events + 1;
+        self.put(pins_key(*version), encode(&Pins { events, published_by }))
+    }
+
+    /// Ends one such hold; whether another Event still needs the payload.
+    fn unpin(&mut self, version: Version, pins: Pins) -> Result<bool> {
+        if pins.events > 1 {
+            self.put(pins_key(version), encode(&Pins { events: pins.events - 1, ..pins }))?;
+            return Ok(true);
+        }
+        self.delete(pins_key(version))?;
+        self.read().event_alive(pins.published_by)
     }
 
     pub fn put_delivery(&mut self, destination: &Destination, delivery: &Delivery) -> Result<()> {
