@@ -4,7 +4,7 @@
 #[path = "support/house.rs"]
 mod house;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,10 +18,13 @@ use axum::response::{IntoResponse, Response};
 use house::{House, PUBLIC, microblog};
 use rookery::base::id::Ids;
 use rookery::base::shutdown::{self, Phase, Trigger};
+use rookery::domain::event::{Event, NodeRef, What};
 use rookery::domain::hub::HubSubscription;
 use rookery::format::atom;
 use rookery::format::canonical::{Canonical, Limits};
+use rookery::network::Network;
 use rookery::queue::Queue;
+use rookery::store::Read;
 use tokio::net::TcpListener;
 
 const TOPIC: &str = "https://social.example.org/@alice.atom";
@@ -44,6 +47,8 @@ enum Manner {
     /// Confirms; sends pushes to `/elsewhere`.
     Redirects,
     RedirectsQuestion,
+    /// Confirms; answers pushes with 503 and a time.
+    Busy,
 }
 
 #[derive(Clone, Debug)]
@@ -123,6 +128,7 @@ async fn answer(State(log): State<Log>, method: Method, uri: Uri, headers: Heade
     let redirect = || (StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]).into_response();
     match (manner, asks) {
         (Manner::Status(n), _) | (Manner::PushStatus(n), false) => status(n),
+        (Manner::Busy, false) => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "100")]).into_response(),
         (Manner::WrongChallenge, true) => "WRONG".into_response(),
         (Manner::ChallengeAndMore, true) => format!("{challenge}\n").into_response(),
         (Manner::RedirectsQuestion, true) | (Manner::Redirects, false) => redirect(),
@@ -196,7 +202,7 @@ impl World {
 
 fn start_queue(house: &House) -> (Queue, Trigger) {
     let (trigger, shutdown) = shutdown::channel();
-    let networks: Vec<Arc<dyn rookery::network::Network>> = vec![Arc::new(house.ostatus.clone())];
+    let networks: Vec<Arc<dyn Network>> = vec![Arc::new(house.ostatus.clone())];
     (Queue::start(house.store.clone(), networks, house.clock.clone(), Ids::seeded(9), shutdown), trigger)
 }
 
@@ -380,6 +386,46 @@ async fn a_lease_that_has_ended_is_not_served() {
     world.house.publish("two", "Too late").await;
     world.quiet().await;
     assert_eq!(world.site.pushes("/cb").len(), 1);
+    assert!(world.subscription("/cb").await.is_none(), "WebSub §5.1: it ends with its lease");
+}
+
+#[tokio::test]
+async fn planning_takes_big_audiences_in_pages_and_leaves_out_who_came_later() {
+    let world = World::new().await;
+    for n in 0..5 {
+        world.subscribe(&format!("/cb{n}"), &[]).await;
+    }
+    let born = world.subscription("/cb0").await.unwrap().born;
+    let network = world.house.ostatus.clone();
+    let plan = |node_seq: u64| {
+        let (network, store) = (network.clone(), world.house.store.clone());
+        let read = move |r: &dyn Read| {
+            let at = microblog("alice");
+            let node = r.node_named(&at.service, &at.name)?.unwrap();
+            let event = Event {
+                at: node.created,
+                node: NodeRef { id: node.id, service: node.service, name: node.name, kind: node.kind },
+                node_seq,
+                what: What::Purged,
+            };
+            let (mut found, mut cursor) = (Vec::new(), Vec::new());
+            for pages in 1.. {
+                let page = network.plan(1, &event, r, &cursor, 2)?;
+                found.extend(page.plans.into_iter().map(|plan| (plan.destination, plan.host.unwrap())));
+                match page.next {
+                    Some(next) => cursor = next,
+                    None => return Ok((found, pages)),
+                }
+            }
+            unreachable!()
+        };
+        async move { store.read(read).await.unwrap() }
+    };
+    let (found, pages) = plan(born + 1).await;
+    assert_eq!((found.iter().collect::<BTreeSet<_>>().len(), pages), (5, 3));
+    assert!(found.iter().all(|(_, host)| *host == world.site.address.to_string()));
+    // What was before a subscription is not sent to it.
+    assert!(plan(born).await.0.is_empty());
 }
 
 // ---- requests that are refused ----
@@ -510,6 +556,27 @@ async fn a_410_ends_the_subscription() {
     world.house.publish("two", "Nobody").await;
     world.quiet().await;
     assert_eq!(world.site.pushes("/cb").len(), 1);
+}
+
+#[tokio::test]
+async fn a_callback_that_asks_for_time_gets_it() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.site.set("/cb", Manner::Busy);
+    world.house.publish("one", "Later, please").await;
+    world.pushes("/cb", 1).await;
+    world.site.set("/cb", Manner::Good);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..9 {
+        world.house.advance(10);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(world.site.pushes("/cb").len(), 1, "Retry-After: 100");
+    until("the second push", async || {
+        world.house.advance(10);
+        world.site.pushes("/cb").len() >= 2
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -259,6 +259,25 @@ async fn assert_changed(house: &House, etag: &str, date: &str) {
 }
 
 #[tokio::test]
+async fn pages_are_answered_304_until_something_changes() {
+    let house = House::new();
+    house.publish("one", "Hello").await;
+    house.advance(10);
+    for path in ["/@alice", "/@alice/one"] {
+        let first = house.get(path).await;
+        let (etag, date) = (first.header("etag").to_owned(), first.header("last-modified").to_owned());
+        for condition in [("if-none-match", etag.as_str()), ("if-modified-since", &date)] {
+            assert_eq!(house.get_with(path, &[condition]).await.status, 304, "{path} {condition:?}");
+        }
+        house.configure("pubsub#title", &format!("New title for {path}")).await;
+        house.advance(10);
+        for condition in [("if-none-match", etag.as_str()), ("if-modified-since", &date)] {
+            assert_eq!(house.get_with(path, &[condition]).await.status, 200, "{path} {condition:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_head_has_the_headers_of_a_get() {
     let house = House::new();
     house.publish("one", "Hello").await;

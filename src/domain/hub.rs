@@ -8,7 +8,7 @@ use crate::base::clock::Timestamp;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intent {
     pub mode: Mode,
-    /// The canonical URL of the topic: our own feed.
+    /// The URL of the topic, our own feed, as the subscriber wrote it: it compares ours with its own.
     pub topic: String,
     pub callback: String,
     /// What the subscription will be signed with; fewer than 200 bytes (WebSub §5.1).

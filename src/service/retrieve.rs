@@ -86,6 +86,8 @@ pub struct FeedPage {
     pub older: Option<u64>,
     /// When the newest change of this page was made; the account's creation for an empty one.
     pub updated: Timestamp,
+    /// When the feed changed last, on whatever page, also by what left no trace: a retraction, a new title.
+    pub changed: Timestamp,
 }
 
 impl Service {
@@ -295,9 +297,9 @@ pub(super) fn feed_page(
     before: Option<u64>,
     limit: usize,
 ) -> Decided<FeedPage> {
-    let floor = r.node_state(node.id)?.floor;
+    let state = r.node_state(node.id)?;
     let mut items = Vec::new();
-    let rows = r.items(node.id, floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
+    let rows = r.items(node.id, state.floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
     let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
     // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
     for item in rows.into_iter().take(limit).filter(|item| item.atom_id.is_some()) {
@@ -308,7 +310,8 @@ pub(super) fn feed_page(
         }
     }
     let updated = items.iter().map(|(item, _)| item.updated).max().unwrap_or(account.created);
-    Ok(FeedPage { account, config: node.config, items, older, updated })
+    let changed = state.changed.max(account.created);
+    Ok(FeedPage { account, config: node.config, items, older, updated, changed })
 }
 
 /// The node, if it was not deleted.

@@ -201,13 +201,12 @@ fn current(
         Window::UpTo(place) => Some(place.saturating_add(1)),
     };
     let page = feed_page(r, account, node, before, PAGE)?;
-    let changed = state.changed.max(page.account.created);
-    Ok(Arc::new(render(inner, page, window, changed, version)))
+    Ok(Arc::new(render(inner, page, window, version)))
 }
 
-fn render(inner: &Inner, page: FeedPage, window: Window, changed: Timestamp, version: Version) -> Topic {
+fn render(inner: &Inner, page: FeedPage, window: Window, version: Version) -> Topic {
     let service = inner.addresses.virtual_jid(&page.account.name);
-    let described = describe(inner, &page, window, changed);
+    let described = describe(inner, &page, window);
     let entries: Vec<Canonical> = page
         .items
         .iter()
@@ -219,7 +218,7 @@ fn render(inner: &Inner, page: FeedPage, window: Window, changed: Timestamp, ver
     Topic {
         body: body.into(),
         digest,
-        changed,
+        changed: page.changed,
         places: page.items.iter().map(|(item, _)| item.place).collect(),
         older: page.older,
         account: page.account,
@@ -228,7 +227,7 @@ fn render(inner: &Inner, page: FeedPage, window: Window, changed: Timestamp, ver
 }
 
 /// What the feed says of itself.
-fn describe(inner: &Inner, page: &FeedPage, window: Window, changed: Timestamp) -> Feed {
+fn describe(inner: &Inner, page: &FeedPage, window: Window) -> Feed {
     let account = &page.account;
     let service = inner.addresses.virtual_jid(&account.name);
     let node = uri::xmpp_node(service.as_str(), NodeName::microblog().as_str());
@@ -257,7 +256,7 @@ fn describe(inner: &Inner, page: &FeedPage, window: Window, changed: Timestamp) 
         title: text(&page.config.title).or_else(|| Some(account.name.to_string())),
         subtitle: text(&page.config.description),
         // A page of older posts keeps its bytes when newer ones come.
-        updated: Some(if window == Window::Newest { changed } else { page.updated }),
+        updated: Some(if window == Window::Newest { page.changed } else { page.updated }),
         author: Some(author(account)),
         links,
         ..Feed::default()

@@ -103,7 +103,7 @@ struct ItemPage {
     feed: String,
     acct: String,
     title: String,
-    item: Option<String>,
+    node_item: String,
     post: Post,
 }
 
@@ -157,7 +157,7 @@ pub(super) async fn home(State(web): State<Web>, method: Method, headers: Header
             _ => Vec::new(),
         },
     };
-    show(&page, None, Vec::new(), &method, &headers)
+    show(&page, None, None, &method, &headers)
 }
 
 /// `/@alice`, `/@alice.atom`.
@@ -219,12 +219,13 @@ async fn profile(web: &Web, name: &LocalName, method: &Method, uri: &Uri, header
         Ok(page) => page,
         Err(refusal) => return web.refused(name, refusal, headers).await,
     };
-    let links = vec![format!("<{}>; rel=\"alternate\"; type=\"{}\"", page.account.feed_url, feed::MEDIA_TYPE)];
+    let links = feed_link(&page.account);
+    let changed = settled(page.changed, web.0.service.clock.now());
     let service = web.0.service.clone();
     // A page of long posts takes milliseconds: not on the executor.
     let shown = tokio::task::spawn_blocking(move || account_page(&service.addresses, &page, before)).await;
     match shown {
-        Ok(shown) => show(&shown, None, links, method, headers),
+        Ok(shown) => show(&shown, changed, links, method, headers),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here"),
     }
 }
@@ -268,7 +269,6 @@ async fn item(web: &Web, name: &LocalName, id: ItemId, method: &Method, headers:
         Err(refusal) => return web.refused(name, refusal, headers).await,
     };
     let addresses = &service.addresses;
-    let changed = settled(item.updated, service.clock.now());
     let response = match negotiate(headers, &["text/html", feed::MEDIA_TYPE]) {
         Some(feed::MEDIA_TYPE) => {
             let own = uri::xmpp(addresses.virtual_jid(name).as_str());
@@ -279,7 +279,7 @@ async fn item(web: &Web, name: &LocalName, id: ItemId, method: &Method, headers:
                         (header::CONTENT_TYPE, feed::MEDIA_TYPE.to_owned()),
                         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
                     ];
-                    let validators = validators(entry.as_bytes(), changed);
+                    let validators = validators(entry.as_bytes(), settled(item.updated, service.clock.now()));
                     let mut response = document(about, entry);
                     response.headers_mut().insert(header::CACHE_CONTROL, ASK_AGAIN);
                     validators.answer(method, headers, response)
@@ -291,15 +291,20 @@ async fn item(web: &Web, name: &LocalName, id: ItemId, method: &Method, headers:
             let Some(post) = post(addresses, &account, &item, &payload) else {
                 return missing(StatusCode::NOT_FOUND, headers);
             };
-            let links = vec![format!("<{}>; rel=\"alternate\"; type=\"{}\"", post.permalink, feed::MEDIA_TYPE)];
-            let page = item_page(addresses, &account, &item, post);
-            show(&page, changed, links, method, headers)
+            let links = feed_link(&account);
+            // The page names the feed as the feed names itself.
+            let feed = match service.feed(name.clone(), None, 0).await {
+                Ok(feed) => feed,
+                Err(refusal) => return web.refused(name, refusal, headers).await,
+            };
+            let page = item_page(addresses, &account, &item, post, &feed.config.title);
+            show(&page, settled(feed.changed, service.clock.now()), links, method, headers)
         }
     };
     varies(response)
 }
 
-fn item_page(addresses: &Addresses, account: &Account, item: &Item, post: Post) -> ItemPage {
+fn item_page(addresses: &Addresses, account: &Account, item: &Item, post: Post, configured: &str) -> ItemPage {
     let jid = addresses.virtual_jid(&account.name);
     let words = match item.title.as_str() {
         "" => account.name.to_string(),
@@ -310,8 +315,8 @@ fn item_page(addresses: &Addresses, account: &Account, item: &Item, post: Post) 
         page: account.profile_url.clone(),
         feed: account.feed_url.clone(),
         acct: bare_acct(account).to_owned(),
-        title: account.name.to_string(),
-        item: Some(uri::xmpp_item(jid.as_str(), NodeName::microblog().as_str(), item.id.as_str())),
+        title: title(account, configured),
+        node_item: uri::xmpp_item(jid.as_str(), NodeName::microblog().as_str(), item.id.as_str()),
         post,
     }
 }
@@ -400,19 +405,23 @@ fn about() -> Vec<(HeaderName, String)> {
     ]
 }
 
+/// Only the feed is a topic: a page that named the hub would be taken for one (WebSub §4).
+fn feed_link(account: &Account) -> Option<String> {
+    Some(format!("<{}>; rel=\"alternate\"; type=\"{}\"", account.feed_url, feed::MEDIA_TYPE))
+}
+
+/// The answer with a page that changed last at `changed`, if that is known.
 fn show(
     page: &impl Template,
     changed: Option<Timestamp>,
-    links: Vec<String>,
+    link: Option<String>,
     method: &Method,
     headers: &HeaderMap,
 ) -> Response {
     let Ok(body) = page.render() else { return busy("the page cannot be shown", 60) };
     let validators = validators(body.as_bytes(), changed);
     let mut about = about();
-    if !links.is_empty() {
-        about.push((header::LINK, links.join(", ")));
-    }
+    about.extend(link.map(|link| (header::LINK, link)));
     let mut response = document(about, body);
     response.headers_mut().insert(header::CACHE_CONTROL, ASK_AGAIN);
     validators.answer(method, headers, response)

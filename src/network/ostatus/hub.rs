@@ -66,7 +66,7 @@ async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Bytes) ->
         return response;
     }
     intent.challenge = inner.service.ids.token(CHALLENGE);
-    match inner.service.hub_request(name, intent).await {
+    match inner.service.hub_request(name, *intent).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(Refusal::Busy) => busy("there is too much to do at the moment", 10),
         Err(Refusal::StoreFailed) => busy("the request could not be stored", 60),
@@ -88,7 +88,7 @@ enum Wish {
     /// A publisher's ping (PuSH 0.3 §7.1).
     Publish,
     /// The intent has no challenge yet.
-    Ask { name: LocalName, intent: Intent, callback: Url },
+    Ask { name: LocalName, intent: Box<Intent>, callback: Url },
 }
 
 /// Why it cannot be had, in words for the person who writes a subscriber.
@@ -129,7 +129,7 @@ impl Wish {
             return Err(bad("hub.verify_token is too long"));
         }
         let old = given.contains_key("hub.verify") || verify_token.is_some() || agent.is_some_and(is_ostatus_peer);
-        let intent = Intent {
+        let intent = Box::new(Intent {
             mode,
             // As the subscriber wrote it, which compares it with what it asked for (WebSub §5.3).
             topic: topic.to_owned(),
@@ -139,7 +139,7 @@ impl Wish {
             challenge: String::new(),
             verify_token: verify_token.cloned(),
             digest: if old { Digest::Sha1 } else { Digest::Sha256 },
-        };
+        });
         Ok(Wish::Ask { name, intent, callback })
     }
 }
@@ -253,7 +253,7 @@ mod tests {
 
     fn intent(wish: Result<Wish, Wrong>) -> Intent {
         match wish.unwrap() {
-            Wish::Ask { intent, .. } => intent,
+            Wish::Ask { intent, .. } => *intent,
             Wish::Publish => panic!("a ping"),
         }
     }

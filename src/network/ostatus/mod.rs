@@ -59,8 +59,8 @@ impl Network for OStatus {
         "ostatus"
     }
 
-    /// One delivery for each subscriber whose lease has not ended, of whatever changes the topic: WebSub sends its new
-    /// state, so also after a retraction. Access is asked when it is sent.
+    /// One delivery for each subscriber, of whatever changes the topic: WebSub sends its new state, so also after a
+    /// retraction. Access and lease are asked when it is sent; a lease found over then ends the subscription.
     fn plan(&self, seq: u64, event: &Event, view: &dyn Read, cursor: &[u8], limit: usize) -> kv::Result<PlanPage> {
         if let What::Verify(intent) = &event.what {
             let plan = Plan { destination: Destination::Intent(seq), host: host_of(&intent.callback) };
@@ -73,7 +73,7 @@ impl Network for OStatus {
         let next = (rows.len() >= limit).then(|| rows.last().map(|(key, _)| key.clone())).flatten();
         let plans = rows
             .into_iter()
-            .filter(|(_, subscription)| event.node_seq > subscription.born && event.at < subscription.until)
+            .filter(|(_, subscription)| event.node_seq > subscription.born)
             .map(|(_, subscription)| Plan {
                 destination: Destination::Hub(subscription.id),
                 host: host_of(&subscription.callback),

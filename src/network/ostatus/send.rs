@@ -1,11 +1,12 @@
 //! What a hub sends: verification of intent (WebSub §5.3, PuSH 0.3 §6.2, PuSH 0.4 §5.3) and content distribution
 //! (WebSub §7): the whole topic as it is now, signed if the subscriber gave a secret.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use reqwest::StatusCode;
-use reqwest::header::{self, HeaderName, HeaderValue};
+use axum::http::StatusCode;
+use axum::http::header::{self, HeaderName, HeaderValue};
 use url::Url;
 
 use super::Inner;
@@ -100,11 +101,7 @@ pub(super) async fn distribute(inner: &Inner, id: u64, tasks: &[Task], report: &
 }
 
 /// What to send now: to whom, the document, and how many of `tasks` it tells. Errors: the outcome of all of them.
-async fn next_push(
-    inner: &Inner,
-    id: u64,
-    tasks: &[Task],
-) -> Result<(HubSubscription, std::sync::Arc<Topic>, usize), Outcome> {
+async fn next_push(inner: &Inner, id: u64, tasks: &[Task]) -> Result<(HubSubscription, Arc<Topic>, usize), Outcome> {
     let read = inner.service.store.read(move |r| r.hub_subscription_by_id(id)).await;
     let (_, subscription) = match read {
         Ok(Some(found)) => found,
@@ -124,7 +121,7 @@ async fn next_push(
 /// The document that tells the first of `tasks`, and how many it tells. Mostly the topic as it is, which tells all. Where
 /// more posts are waiting than it shows, as after a long silence of the subscriber, older ones come first, in documents
 /// of the same form, so that each post is seen once at least and in order.
-async fn choose(inner: &Inner, name: &LocalName, tasks: &[Task]) -> Result<(std::sync::Arc<Topic>, usize), Refusal> {
+async fn choose(inner: &Inner, name: &LocalName, tasks: &[Task]) -> Result<(Arc<Topic>, usize), Refusal> {
     let newest = inner.topics.get(name, Window::Newest).await?;
     let items: Vec<ItemId> = tasks.iter().filter_map(published).cloned().collect();
     let mut found = inner.service.post_places(name.clone(), items).await?.into_iter();
