@@ -201,7 +201,7 @@ fn hub_subscription() -> HubSubscription {
     }
 }
 
-const STATE: NodeState = NodeState { seq: 9, items: 2, bytes: 14, subscribers: 1, floor: 1 };
+const STATE: NodeState = NodeState { seq: 9, items: 2, bytes: 14, subscribers: 1, floor: 1, changed: Timestamp(0) };
 const AFFILIATIONS: [Affiliation; 5] =
     [Affiliation::Owner, Affiliation::Publisher, Affiliation::PublishOnly, Affiliation::Member, Affiliation::Outcast];
 
