@@ -15,7 +15,7 @@ use rookery::store::kv::{self, Kv, KvError};
 use rookery::xmpp::limits::{Limits, Rate};
 use rookery::xmpp::ns;
 
-use runner::{Setup, World};
+use runner::{PEOPLE, Setup, World};
 
 /// What no scenario brings about, and why. The list may only shrink.
 const UNTESTED: &[(Refusal, &str)] = &[
@@ -256,9 +256,8 @@ async fn every_refusal_is_told_as_its_row_says() {
         };
         let mut world = World::new(setup(row.refusal));
         world.play(&format!("{:?}", row.refusal), &script).await;
-        let jid = format!("{who}@");
-        let answer = world.next(who).await.filter(|answer| answer.attr("to").is_some_and(|to| to.starts_with(&jid)));
-        let answer = answer.unwrap_or_else(|| panic!("{:?}: no answer", row.refusal));
+        let jid = PEOPLE.iter().find(|(name, _)| *name == who).unwrap().1;
+        let answer = world.answer(jid, "q").await.unwrap_or_else(|| panic!("{:?}: no answer", row.refusal));
         check(row, &answer);
         assert!(world.rest().await.is_empty(), "{:?}: more than one answer", row.refusal);
     }

@@ -56,14 +56,14 @@ async fn items_that_do_not_fit_into_one_stanza_come_by_pages() {
              <publish node='n'><item id='{n}'><x xmlns='urn:x'>{text}</x></item></publish></pubsub></iq>"
         );
         world.sends("juliet", &publish);
-        let answer = world.next("juliet").await.unwrap();
+        let answer = world.answer("juliet@example.org/balcony", "p").await.unwrap();
         assert_eq!(answer.attr("type"), Some("result"));
     }
     let mut seen = Vec::new();
     let mut ask = items("", "");
     for _ in 0..6 {
         world.sends("romeo", &ask);
-        let answer = world.next("romeo").await.unwrap();
+        let answer = world.answer("romeo@example.org/orchard", "q").await.unwrap();
         let pubsub = answer.children().next().unwrap();
         let page: Vec<_> =
             pubsub.children().next().unwrap().children().map(|i| i.attr("id").unwrap().to_owned()).collect();

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minidom::Element;
-use xmpp_parsers::caps::{compute_disco, hash_caps};
 use xmpp_parsers::disco::{DiscoInfoResult, Identity};
-use xmpp_parsers::hashes::Algo;
 
 use super::dispatch::{Answer, Request};
 use super::envelope::{Xml, XmlWriter};
@@ -95,10 +94,6 @@ pub(super) struct Caps {
 
 impl Caps {
     pub fn new(addresses: &Addresses) -> Self {
-        let ver = |info: &DiscoInfoResult| {
-            let hash = hash_caps(&compute_disco(info), Algo::Sha_1);
-            hash.map(|hash| STANDARD.encode(hash.hash)).unwrap_or_default()
-        };
         Caps { node: addresses.public_url.clone(), component: ver(&component()), account: ver(&account()) }
     }
 
@@ -117,6 +112,27 @@ impl Caps {
     fn announced(&self, node: &str, of_account: bool) -> bool {
         node.strip_prefix(&self.node).and_then(|rest| rest.strip_prefix('#')) == Some(self.ver(of_account))
     }
+}
+
+/// The verification string (XEP-0115 §5.1): identities, then features, each sorted and then ended by `<`.
+///
+/// xmpp-parsers 0.23 sorts with the `<` in place, which puts `pubsub#…` before `pubsub`: nobody could verify that.
+fn ver(info: &DiscoInfoResult) -> String {
+    let mut identities: Vec<_> = info
+        .identities
+        .iter()
+        .map(|i| {
+            let (lang, name) = (i.lang.as_deref().unwrap_or_default(), i.name.as_deref().unwrap_or_default());
+            format!("{}/{}/{lang}/{name}", i.category, i.type_)
+        })
+        .collect();
+    identities.sort();
+    let mut text = String::new();
+    for piece in identities.iter().chain(&info.features) {
+        text.push_str(piece);
+        text.push('<');
+    }
+    STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
 pub(super) async fn info(r: Request) -> Answer {
@@ -255,24 +271,39 @@ async fn node_items(r: Request, name: NodeName, page: Option<Page>) -> Answer {
 mod tests {
     use super::*;
 
-    /// XEP-0115 §5.1: identities and features, each sorted, each ended by `<`.
     #[test]
-    fn the_hash_in_presence_is_that_of_what_disco_answers() {
+    fn the_hash_is_that_of_the_specifications_example() {
+        let features = ["caps", "disco#info", "disco#items", "muc"];
+        let exodus = DiscoInfoResult {
+            node: None,
+            identities: vec![Identity { lang: None, ..Identity::new("client", "pc", "", "Exodus 0.9.1") }],
+            features: features.map(|f| format!("http://jabber.org/protocol/{f}")).into(),
+            extensions: Vec::new(),
+        };
+        assert_eq!(ver(&exodus), "QgayPKawpkPSDYmwT/WM94uAlu0=");
+    }
+
+    #[test]
+    fn a_feature_is_hashed_before_the_longer_ones_that_begin_like_it() {
+        let names = ["u", "u#a"];
+        let info = |names: &[&str]| DiscoInfoResult {
+            node: None,
+            identities: Vec::new(),
+            features: names.iter().map(|name| (*name).to_owned()).collect(),
+            extensions: Vec::new(),
+        };
+        assert_eq!(ver(&info(&names)), STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, b"u<u#a<")));
+    }
+
+    #[test]
+    fn what_presence_announces_is_known_again_and_nothing_else_is() {
         let url = url::Url::parse("https://c.example/").unwrap();
         let addresses = Addresses::new(jid::BareJid::new("c.example").unwrap(), &url, "c.example");
         let caps = Caps::new(&addresses);
-        for (of_account, info) in [(false, component()), (true, account())] {
-            let mut text = String::new();
-            let mut identities: Vec<_> =
-                info.identities.iter().map(|i| format!("{}/{}/en/Rookery<", i.category, i.type_)).collect();
-            identities.sort();
-            text.extend(identities);
-            text.extend(info.features.iter().map(|feature| format!("{feature}<")));
-            let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-            assert_eq!(caps.ver(of_account), STANDARD.encode(hash));
-            assert!(caps.announced(&format!("https://c.example#{}", caps.ver(of_account)), of_account));
-            assert!(!caps.announced("https://c.example#other", of_account));
-        }
         assert_ne!(caps.account, caps.component);
+        for of_account in [false, true] {
+            assert!(caps.announced(&format!("https://c.example#{}", caps.ver(of_account)), of_account));
+            assert!(!caps.announced(&format!("https://c.example#{}", caps.ver(!of_account)), of_account));
+        }
     }
 }

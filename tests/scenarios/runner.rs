@@ -33,7 +33,7 @@ use rookery::xmpp::envelope::{Envelope, STANZAS, Scope, Stanza};
 use rookery::xmpp::limits::Limits;
 use rookery::xmpp::{Edge, Out};
 
-const PEOPLE: [(&str, &str); 4] = [
+pub const PEOPLE: [(&str, &str); 4] = [
     ("juliet", "juliet@example.org/balcony"),
     ("romeo", "romeo@example.org/orchard"),
     ("nurse", "nurse@elsewhere.example/kitchen"),
@@ -145,20 +145,12 @@ impl World {
         self.edge.receive(envelope, &self.out);
     }
 
-    /// The next stanza that comes to `who`, whatever it is.
-    pub async fn next(&self, who: &str) -> Option<Element> {
-        self.wait(|stanza| is_to(stanza, who)).await
-    }
-
     /// The answer to the iq `id` of `jid`.
     pub async fn answer(&self, jid: &str, id: &str) -> Option<Element> {
-        self.wait(|s| s.name() == "iq" && s.attr("to") == Some(jid) && s.attr("id") == Some(id)).await
-    }
-
-    async fn wait(&self, which: impl Fn(&Element) -> bool) -> Option<Element> {
+        let is_it = |s: &Element| s.name() == "iq" && s.attr("to") == Some(jid) && s.attr("id") == Some(id);
         let until = Instant::now() + Duration::from_secs(10);
         while Instant::now() < until {
-            if let Some(found) = self.take(&which) {
+            if let Some(found) = self.take(is_it) {
                 return Some(found);
             }
             tokio::time::sleep(Duration::from_micros(200)).await;
