@@ -29,6 +29,8 @@ use tokio::net::TcpListener;
 
 const TOPIC: &str = "https://social.example.org/@alice.atom";
 
+type Form<'a> = &'a [(&'a str, &'a str)];
+
 // ---- the subscriber ----
 
 /// How a callback behaves.
@@ -435,7 +437,7 @@ async fn what_cannot_be_had_is_refused_in_words() {
     let world = World::new().await;
     let good = world.site.url("/cb");
     let long = "s".repeat(200);
-    let cases: &[(&[(&str, &str)], u16, &str)] = &[
+    let cases: &[(Form<'_>, u16, &str)] = &[
         (&[("hub.topic", TOPIC), ("hub.callback", &good)], 400, "hub.mode is missing"),
         (&[("hub.mode", "subscribe"), ("hub.topic", TOPIC)], 400, "hub.callback is missing"),
         (&[("hub.mode", "subscribe"), ("hub.callback", &good)], 400, "hub.topic is missing"),

@@ -161,7 +161,6 @@ fn states() -> Vec<State> {
         failures: 2,
         not_before: at(60),
         results: vec![Attempt { at: at(7), took_ms: 12, ok: false, words: "503".into() }],
-        ..Health::default()
     };
     let destinations = [
         Destination::Subscribers(NodeId(1)),
@@ -201,7 +200,8 @@ fn hub_subscription() -> HubSubscription {
     }
 }
 
-const STATE: NodeState = NodeState { seq: 9, items: 2, bytes: 14, subscribers: 1, floor: 1, changed: Timestamp(0) };
+const STATE: NodeState =
+    NodeState { seq: 9, items: 2, bytes: 14, subscribers: 1, floor: 1, changed: Timestamp(1_795_000_000_000_007) };
 const AFFILIATIONS: [Affiliation; 5] =
     [Affiliation::Owner, Affiliation::Publisher, Affiliation::PublishOnly, Affiliation::Member, Affiliation::Outcast];
 
