@@ -18,7 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-mod framer;
+pub mod framer;
 pub mod websub;
 
 use framer::{Frame, Framer};
