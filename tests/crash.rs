@@ -25,14 +25,16 @@ use tokio::sync::Mutex;
 
 use crash::ledger::{Fate, Place, Stock, Verdict, What, Writers, compare};
 use crash::people;
-use crash::server::{PATIENCE, Server, entry};
+use crash::server::{PATIENCE, Server, Trap, entry};
 use support::client;
 use support::rookery::{Rookery, Settings};
 use support::servers::{HOST, SECRET, SOCIAL};
 use support::web::Subscriber;
 
 /// How long it may take, after the last kill, until all that is promised has come.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(45);
+/// How long a moment is waited for, should the process have nothing more to say.
+const ENOUGH: Duration = Duration::from_secs(2);
 /// Writers whose feeds have a WebSub subscriber.
 const SITES: usize = 2;
 
@@ -56,7 +58,7 @@ enum Moment {
     Starting(Duration),
     /// So long after it was let in by the server.
     Running(Duration),
-    /// At the n-th answer, or notification, after that.
+    /// At the n-th answer, or about the n-th notification, after that.
     Answered(u64),
     Heard(u64),
 }
@@ -71,25 +73,21 @@ impl Moment {
         }
     }
 
-    /// Waits until it has come; `session` is the last before this start.
-    async fn come(&self, server: &Server, session: u64) {
-        let wait = async |passed: &dyn Fn() -> bool| {
-            server.let_in_again(session).await;
-            // Bounded, should the process have nothing left to say.
-            let deadline = Instant::now() + Duration::from_secs(2);
-            while !passed() && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let (answered, heard) = (server.answered(), server.heard());
+    /// Waits until it has come for `rookery`, which was begun when the server had let in as many as `session`.
+    async fn come(&self, rookery: &mut Rookery, server: &Server, session: u64) {
+        if let Moment::Starting(after) = self {
+            return tokio::time::sleep(*after).await;
+        }
+        server.let_in_again(session).await;
+        let heard = server.heard();
         match self {
-            Moment::Starting(after) => tokio::time::sleep(*after).await,
-            Moment::Running(after) => {
-                server.let_in_again(session).await;
-                tokio::time::sleep(*after).await;
+            Moment::Starting(_) => {}
+            Moment::Running(after) => tokio::time::sleep(*after).await,
+            Moment::Answered(n) => {
+                server.kill_at_answer(*n, Trap::set(rookery.pid().expect("it runs")));
+                support::until(ENOUGH, || rookery.ended().is_some()).await;
             }
-            Moment::Answered(n) => wait(&|| server.answered() >= answered + n).await,
-            Moment::Heard(n) => wait(&|| server.heard() >= heard + n).await,
+            Moment::Heard(n) => drop(support::until(ENOUGH, || server.heard() >= heard + n).await),
         }
     }
 }
@@ -113,15 +111,12 @@ async fn kill_again_and_again(backend: &str) {
     let end = Arc::new(AtomicBool::new(false));
     let life = tokio::spawn(people::live(server.clone(), seed, end.clone()));
     for kill in 1..=kills {
-        let session = match kill {
-            1 => 0,
-            _ => server.sessions(),
-        };
-        let moment = Moment::choose(&mut rng);
-        tokio::select! {
-            () = start_again(&mut rookery, kill) => {}
-            () = moment.come(&server, session) => {}
+        let session = server.sessions();
+        // The first time it runs already.
+        if kill > 1 {
+            rookery.begin_again();
         }
+        Moment::choose(&mut rng).come(&mut rookery, &server, session - u64::from(kill == 1)).await;
         rookery.kill();
     }
     let killed_for = begun.elapsed();
@@ -135,14 +130,6 @@ async fn kill_again_and_again(backend: &str) {
         panic!("{backend}, ROOKERY_CRASH_SEED={seed}: {complaints}");
     }
     assert!(verdict.promised > 1000, "too little happened to prove anything");
-}
-
-/// Starts the process and then waits for ever; the first time it runs already.
-async fn start_again(rookery: &mut Rookery, kill: u64) {
-    if kill > 1 {
-        rookery.start_again().await;
-    }
-    std::future::pending::<()>().await;
 }
 
 /// Compares until nothing is missing, or until it is clear that it will not come.
@@ -218,10 +205,10 @@ async fn a_server_that_dies_amid_fan_outs_to_2000_loses_nobody() {
             Err(fate) => panic!("{item}: {fate:?}"),
         }
     }
-    for death in 1..=deaths {
-        let dead = support::until(PATIENCE, || !server.is_to_hang_up()).await;
-        assert!(dead, "death {death}: the fan-out ended before, after {} notifications", server.heard());
-        if death < deaths {
+    let mut died = 0;
+    while died < deaths && support::until(QUIET, || !server.is_to_hang_up()).await {
+        died += 1;
+        if died < deaths {
             server.hang_up_after(rng.random_range(50..1_500));
         }
     }
@@ -239,10 +226,11 @@ async fn a_server_that_dies_amid_fan_outs_to_2000_loses_nobody() {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    println!("{}", table("the server dies", deaths, &verdict));
+    println!("{}", table("the server dies", died, &verdict));
     if let Some(complaints) = verdict.complaints() {
         panic!("ROOKERY_CRASH_SEED={seed}: {complaints}");
     }
+    assert_eq!(died, deaths, "the fan-out was over too soon to prove anything");
 }
 
 fn attach(server: &Server, backend: &str) -> Rookery {

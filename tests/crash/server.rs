@@ -38,6 +38,7 @@ struct Shared {
     until_hang_up: AtomicI64,
     answered: AtomicU64,
     heard: AtomicU64,
+    trap: Mutex<Option<(u64, Trap)>>,
 }
 
 #[derive(Default)]
@@ -76,6 +77,7 @@ impl Server {
             until_hang_up: AtomicI64::new(-1),
             answered: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            trap: Mutex::default(),
         });
         let task = tokio::spawn(listen(listener, shared.clone()));
         Server { address, shared, task }
@@ -161,6 +163,12 @@ impl Server {
 
     pub fn is_to_hang_up(&self) -> bool {
         self.shared.until_hang_up.load(Ordering::SeqCst) >= 0
+    }
+
+    /// Kills a process at the n-th answer from now: in the very moment in which it is read.
+    pub fn kill_at_answer(&self, n: u64, trap: Trap) {
+        let mut armed = self.shared.trap.lock().unwrap_or_else(PoisonError::into_inner);
+        *armed = Some((self.answered() + n, trap));
     }
 
     /// Answers that came so far.
@@ -322,7 +330,38 @@ fn answered(stanza: &Element, shared: &Shared) {
     };
     settle(&mut state.ledger, waiting.about, fate);
     let _ = waiting.answer.send(answer);
-    shared.answered.fetch_add(1, Ordering::SeqCst);
+    let answered = shared.answered.fetch_add(1, Ordering::SeqCst) + 1;
+    let mut trap = shared.trap.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, trap)) = trap.take_if(|(at, _)| answered >= *at) {
+        trap.spring();
+    }
+}
+
+/// A shell that waits for a word to `kill -9`: what began only then would come late by milliseconds, and an answer
+/// that runs ahead of what it says would have caught up.
+pub struct Trap {
+    shell: std::process::Child,
+}
+
+impl Trap {
+    pub fn set(pid: u32) -> Trap {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("read word && kill -9 {pid}")]).stdin(std::process::Stdio::piped());
+        Trap { shell: shell.spawn().expect("there is a shell") }
+    }
+
+    fn spring(mut self) {
+        if let Some(mut word) = self.shell.stdin.take() {
+            let _ = std::io::Write::write_all(&mut word, b"now\n");
+        }
+    }
+}
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
 }
 
 fn notified(stanza: &Element, shared: &Shared) {

@@ -118,9 +118,14 @@ allow_private_addresses = true
 
     /// Starts it again on the same store and ports.
     pub async fn start_again(&mut self) {
+        self.begin_again();
+        self.ready().await;
+    }
+
+    /// The same, without waiting until it is ready.
+    pub fn begin_again(&mut self) {
         self.kill();
         self.run();
-        self.ready().await;
     }
 
     /// Asks for an orderly end (SIGTERM) and waits for it.
