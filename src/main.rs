@@ -111,6 +111,14 @@ fn log() {
 /// Returns when the service is asked to stop.
 async fn stop() {
     use tokio::signal::unix::{SignalKind, signal};
+    // The default of SIGHUP would end us without a drain.
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: the configuration is read at the start only; restart rookery to apply changes");
+            }
+        });
+    }
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => tokio::select! {
             _ = terminate.recv() => {}

@@ -173,6 +173,10 @@ fn script(refusal: Refusal) -> Option<(&'static str, String)> {
         NameTaken => {
             romeo(granted("juliet", "set", C, &register("rose")) + &asks("romeo", "set", C, &register("rose")))
         }
+        TooManyNames => {
+            let ten: String = (0..10).map(|n| granted("juliet", "set", C, &register(&format!("rose{n}")))).collect();
+            juliet(ten + &asks("juliet", "set", C, &register("rose10")))
+        }
         NameReserved => juliet(asks("juliet", "set", C, &register("postmaster"))),
         RegistrationClosed => juliet(asks("juliet", "set", C, &register("juliet"))),
         NoSuchAccount => romeo(asks("romeo", "get", "juliet@social.example.org", &pubsub("<items node='n'/>"))),

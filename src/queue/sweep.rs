@@ -4,16 +4,26 @@
 use std::time::Duration;
 
 use super::{Parts, count};
+use crate::domain::hub::HubSubscription;
 use crate::domain::node::{Node, NodeId};
 use crate::store::{KvError, Lane, StoreError, Tx};
 
 /// Rows removed with one Change; each may take a few more along.
 const PIECE: usize = 200;
 const PAUSE: Duration = Duration::from_secs(2);
+/// How often leases are looked at; a delivery to one that is over ends it as well.
+const LEASES: Duration = Duration::from_secs(3600);
 
 pub(super) async fn run(parts: Parts) {
+    let mut looked = None;
     while parts.pause(PAUSE).await {
-        if let Err(error) = round(&parts).await {
+        let now = parts.clock.now();
+        let mut swept = round(&parts).await;
+        if swept.is_ok() && looked.is_none_or(|at| now.since(at) >= LEASES) {
+            swept = end_leases(&parts).await;
+            looked = Some(now);
+        }
+        if let Err(error) = swept {
             tracing::warn!(%error, "the sweep was interrupted; it goes on later");
         }
     }
@@ -33,6 +43,34 @@ async fn round(parts: &Parts) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Ends HTTP subscriptions whose lease is over (WebSub §5.1), also of feeds that never change.
+async fn end_leases(parts: &Parts) -> Result<(), StoreError> {
+    let mut cursor = Vec::new();
+    loop {
+        let (from, now) = (cursor.clone(), parts.clock.now());
+        let page = parts.store.read(move |r| r.all_hub_subscriptions(&from, PIECE)).await?;
+        let Some((last, ..)) = page.last() else { return Ok(()) };
+        cursor = last.clone();
+        let over: Vec<(NodeId, HubSubscription)> =
+            page.into_iter().filter(|(_, _, s)| s.until <= now).map(|(_, nid, s)| (nid, s)).collect();
+        if over.is_empty() {
+            continue;
+        }
+        let ended = parts.store.commit(Lane::Background, move |tx| {
+            for (nid, subscription) in &over {
+                // Asked again where it is decided: it may have been renewed meanwhile.
+                if let Some(now_there) = tx.read().hub_subscription(*nid, &subscription.callback)?
+                    && now_there.until <= now
+                {
+                    tx.delete_hub_subscription(*nid, &now_there)?;
+                }
+            }
+            Ok(Ok::<(), ()>(()))
+        });
+        let _ = ended.await?;
+    }
 }
 
 /// Removes one piece of a node's rows; how many.

@@ -18,8 +18,15 @@ pub(super) fn register(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: 
     if !allowed {
         return Err(Refusal::RegistrationClosed.into());
     }
+    let names = tx.read().accounts_of(owner)?;
+    if names.len() >= NAMES_MOST && !names.iter().any(|account| account.name == *name) {
+        return Err(Refusal::TooManyNames.into());
+    }
     create(inner, tx, name, owner)
 }
+
+/// Names that one Jabber account can take by itself, removed ones included: they are never given again.
+const NAMES_MOST: usize = 10;
 
 /// Makes the account `name` of `owner`; the one that is there already if it is theirs.
 fn create(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: &BareJid) -> Decided<Account> {
@@ -84,7 +91,7 @@ impl Service {
 
     /// The active accounts that a Jabber account owns.
     pub async fn accounts_of(&self, turn: Turn, owner: BareJid) -> Result<Vec<Account>, Refusal> {
-        self.look(turn, move |r| Ok(r.accounts_of(&owner)?)).await
+        self.look(turn, move |r| Ok(r.accounts_of(&owner)?.into_iter().filter(Account::is_active).collect())).await
     }
 
     /// Accounts, removed ones included, in the order of their names.

@@ -99,7 +99,7 @@ impl Inner {
                 _ => {}
             }
         }
-        Ok(match r.accounts_of(by)?.first() {
+        Ok(match r.accounts_of(by)?.iter().find(|account| account.is_active()) {
             Some(account) => of(&account.name),
             None => Writer::plain(by),
         })

@@ -8,7 +8,7 @@ use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
 use crate::domain::event::{NodeRef, What};
 use crate::domain::hub::{HubSubscription, Intent, Mode};
-use crate::store::{Counter, Lane, StoreError, Tx, kv};
+use crate::store::{Counter, Tx, kv};
 
 /// Leases in seconds: what is granted if nothing is asked, and the bounds of what may be.
 pub const LEASE_DEFAULT: u64 = 10 * 24 * 3600;
@@ -28,17 +28,6 @@ impl Service {
             Ok(())
         })
         .await
-    }
-
-    /// Ends an HTTP subscription whose callback said that it is gone (410), or whose lease ran out.
-    pub async fn hub_end(&self, id: u64) -> Result<(), StoreError> {
-        let ended = self.store.commit(Lane::Background, move |tx| {
-            if let Some((nid, subscription)) = tx.read().hub_subscription_by_id(id)? {
-                tx.delete_hub_subscription(nid, &subscription)?;
-            }
-            Ok(Ok::<(), ()>(()))
-        });
-        ended.await.map(|_| ())
     }
 }
 

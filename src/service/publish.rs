@@ -64,13 +64,13 @@ impl Service {
             Some(payload) => Some(Draft::read(payload, kind)?),
             None => None,
         };
-        // Only what people sign needs an author; a leaf node's payload is nobody's business.
-        let writer = match (kind.holds_entries(), &draft) {
-            (true, Some(_)) => {
+        // At an account people are shown under their address there; the component's own nodes name the publisher.
+        let writer = match publish.at.service != self.addresses.component {
+            true => {
                 let (inner, service, by) = (self.clone(), publish.at.service.clone(), by.clone());
                 self.peek(move |r| inner.writer(r, &service, &by)).await?
             }
-            _ => Writer::plain(&by),
+            false => Writer::plain(&by),
         };
         let prepared = match &draft {
             Some(draft) => Some(self.prepare(draft, &publish.at.service, &publish.at.name, &id, &writer, None)?),

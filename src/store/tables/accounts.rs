@@ -38,7 +38,7 @@ impl dyn Read + '_ {
         Ok(rows(self, b"p", &from, limit)?.into_iter().map(|(_, account)| account).collect())
     }
 
-    /// The active accounts of a Jabber account, by name.
+    /// The accounts of a Jabber account by name, removed ones included.
     pub fn accounts_of(&self, owner: &BareJid) -> Result<Vec<Account>> {
         let prefix = Key::new(b'o').text(owner.as_str()).done();
         let mut found = Vec::new();
@@ -54,11 +54,7 @@ impl dyn Read + '_ {
 
 impl Tx<'_> {
     pub fn put_account(&mut self, account: &Account) -> Result<()> {
-        let owned = owned_key(&account.owner, &account.name);
-        match account.is_active() {
-            true => self.put(owned, encode(&()))?,
-            false => self.delete(owned)?,
-        }
+        self.put(owned_key(&account.owner, &account.name), encode(&()))?;
         self.put(account_key(&account.name), encode(account))
     }
 }

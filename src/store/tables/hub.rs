@@ -13,6 +13,17 @@ impl dyn Read + '_ {
         Ok(self.hub_subscription(nid, &callback)?.filter(|s| s.id == id).map(|s| (nid, s)))
     }
 
+    /// HTTP subscriptions of all nodes behind `cursor` (a key that this gave, or empty), with keys and nodes.
+    pub fn all_hub_subscriptions(
+        &self,
+        cursor: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, NodeId, HubSubscription)>> {
+        let from = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
+        let found = rows(self, b"w", &from, limit)?;
+        found.into_iter().map(|(key, subscription)| Ok((key.clone(), NodeId(number(&key, 1)?), subscription))).collect()
+    }
+
     /// A node's HTTP subscribers behind `cursor` (a key that this gave, or empty), with keys.
     pub fn hub_subscriptions(
         &self,
