@@ -132,6 +132,7 @@ pub fn service(config: &Config, store: Store, clock: &Clock, ids: &Ids) -> Servi
         auto_register_hosts: config.accounts.auto_register_hosts.clone(),
         admins: config.accounts.admins.clone(),
         create_nodes_hosts: config.pubsub.create_nodes_hosts.clone(),
+        max_payload: config.limits.max_payload_bytes,
     };
     Service::new(store, addresses, rules, clock.clone(), ids.clone())
 }
@@ -154,7 +155,8 @@ fn attach(
     ids: &Ids,
     shutdown: Shutdown,
 ) -> Result<(LinkHandle, impl Future<Output = ()> + Send + use<>), RunError> {
-    let edge = Edge::new(service.clone(), Limits::default());
+    let limits = Limits { trusted_hosts: config.limits.trusted_hosts.clone(), ..Limits::default() };
+    let edge = Edge::new(service.clone(), limits);
     // The edge answers over the link that hands it its stanzas: the handle comes once both exist.
     let handle: Arc<OnceLock<LinkHandle>> = Arc::default();
     let out: Out = {

@@ -29,7 +29,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("accounts", &["registration", "auto_register_hosts", "admins"]),
     ("pubsub", &["create_nodes_hosts"]),
     ("federation", &["allow_private_addresses"]),
-    ("limits", &["max_stanza_bytes", "max_payload_bytes"]),
+    ("limits", &["max_stanza_bytes", "max_payload_bytes", "trusted_hosts"]),
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -128,6 +128,8 @@ pub struct Limits {
     pub max_stanza_bytes: usize,
     /// The longest payload of an item we accept, in bytes, as it is stored.
     pub max_payload_bytes: usize,
+    /// Hosts whose users may ask as fast as they like; what is in work at one time stays bounded.
+    pub trusted_hosts: Vec<String>,
 }
 
 /// What a stanza needs beside the payload: addresses, the event's own elements, a list of SubIDs.
@@ -490,7 +492,8 @@ fn limits(r: &mut Reader) -> Limits {
     let stanza = r.number(STANZA, 10_000 + ENVELOPE_BYTES..=100_000_000, 500_000);
     let payload = r.number(PAYLOAD, 1_000..=stanza - ENVELOPE_BYTES, 200_000.min(stanza - ENVELOPE_BYTES));
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    Limits { max_stanza_bytes: size(stanza), max_payload_bytes: size(payload) }
+    let trusted_hosts = hosts(r, ("limits", "trusted_hosts"), None);
+    Limits { max_stanza_bytes: size(stanza), max_payload_bytes: size(payload), trusted_hosts }
 }
 
 /// A list of Jabber hosts; by default the server's own.

@@ -205,6 +205,7 @@ impl House {
             auto_register_hosts: hosts.clone(),
             admins: Vec::new(),
             create_nodes_hosts: hosts,
+            max_payload: 200_000,
         };
         let service = Service::new(store.clone(), addresses, rules, clock.clone(), Ids::seeded(1));
         House { kv, store, service, clock, queue: None, fake }

@@ -138,6 +138,7 @@ mod tests {
             auto_register_hosts: vec!["example.org".into()],
             admins: Vec::new(),
             create_nodes_hosts: Vec::new(),
+            max_payload: 200_000,
         };
         Service::new(Store::in_memory(), addresses, rules, Clock::manual(Timestamp::from_secs(0)), Ids::seeded(1))
     }

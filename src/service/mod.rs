@@ -46,6 +46,8 @@ pub struct Rules {
     pub admins: Vec<BareJid>,
     /// Whose users may create nodes at the component's own JID.
     pub create_nodes_hosts: Vec<String>,
+    /// Bytes of one payload as it is stored; a node may allow less.
+    pub max_payload: usize,
 }
 
 /// The use cases; cheap to clone.

@@ -103,7 +103,8 @@ impl Service {
                 _ => None,
             };
             let prepared = edited.as_ref().unwrap_or(prepared);
-            if prepared.payload.len() > node.config.max_payload_size as usize {
+            let most = inner.rules.max_payload.min(node.config.max_payload_size as usize);
+            if prepared.payload.len() > most {
                 return Err(Refusal::PayloadTooBig.into());
             }
             inner.keep(tx, &node, post, existing, prepared)

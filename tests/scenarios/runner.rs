@@ -71,6 +71,7 @@ impl World {
             auto_register_hosts: vec!["example.org".into()],
             admins: vec![BareJid::new("admin@example.org").unwrap()],
             create_nodes_hosts: vec!["example.org".into()],
+            max_payload: 200_000,
         };
         let clock = Clock::manual(Timestamp::from_secs(1_795_320_124));
         let store = Store::open(setup.kv).unwrap();

@@ -67,6 +67,7 @@ impl House {
             auto_register_hosts: vec!["example.org".into()],
             admins: vec![],
             create_nodes_hosts: vec![],
+            max_payload: 200_000,
         };
         let service = Service::new(store.clone(), addresses, rules, clock.clone(), Ids::seeded(7));
         let topics = Topics::new(service.clone());
