@@ -109,6 +109,10 @@ fn read(backend: Backend, folder: &str) -> Result<(), Failure> {
         }
     }
     let expected: Vec<_> = expected.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    for (key, _) in &expected {
+        // Said by row: which batch it was of tells whether it was ever acknowledged.
+        kv.get(key).map_err(|e| format!("damaged: after batch {last} the row {}: {e}", key.escape_ascii()))?;
+    }
     let mut found = kv.range(&[1], &[255; 64], usize::MAX, false)?;
     found.retain(|(key, _)| expected.binary_search_by(|(k, _)| k.cmp(key)).is_ok() || key.first() == Some(&b'i'));
     if found != expected {

@@ -22,9 +22,11 @@ use super::memory::MemoryKv;
 use super::sled::SledKv;
 
 /// The databases that can hold a store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Backend {
     Sled,
+    /// The default, on the evidence in `docs/decisions/store.md`.
+    #[default]
     Fjall,
     /// Keeps nothing: for tests and trials.
     Memory,

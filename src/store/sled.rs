@@ -11,6 +11,9 @@
 //! * A batch is visible to readers as soon as it is in memory. While one is on its way to the disk, the values it
 //!   replaces are kept in `pending` and readers are shown those, so nobody waits for a sync and nobody sees what may
 //!   still be lost.
+//!
+//! What cannot be done here: after a cut of power sled may take a torn last group for a whole one, and then not open, or
+//! lack rows (`docs/decisions/store.md`). That is why it is not the default.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
