@@ -18,8 +18,8 @@ use url::Url;
 
 use self::read::{Key, Reader, read_bounded};
 
-/// The store's engine when the file names none.
-pub const DEFAULT_BACKEND: Backend = Backend::Sled;
+/// The store's engine when the file names none; why this one: docs/decisions/store.md.
+pub const DEFAULT_BACKEND: Backend = Backend::Fjall;
 
 /// Every key there is: (table, keys). What is not here is an error that names the nearest of these.
 pub const KEYS: &[(&str, &[&str])] = &[
@@ -437,7 +437,7 @@ fn public_url(text: &str, allow_private: bool) -> Result<Url, &'static str> {
 
 fn store(r: &mut Reader, folder: &Path) -> Store {
     const BACKEND: Key = ("store", "backend");
-    const CHOICE: &str = r#"write backend = "sled" or "fjall", or "memory" for trials"#;
+    const CHOICE: &str = r#"write backend = "fjall" or "sled", or "memory" for trials"#;
     let backend = match r.get::<String>(BACKEND) {
         None => None,
         Some(text) if text == "postgres" => {

@@ -38,7 +38,7 @@ impl Settings {
             jid: SOCIAL.to_owned(),
             server: server.component_address(),
             secret: SECRET.to_owned(),
-            backend: std::env::var("ROOKERY_TEST_BACKEND").unwrap_or_else(|_| "sled".to_owned()),
+            backend: std::env::var("ROOKERY_TEST_BACKEND").unwrap_or_else(|_| "fjall".to_owned()),
         }
     }
 }
