@@ -86,6 +86,7 @@ impl Moment {
             Moment::Answered(n) => {
                 server.kill_at_answer(*n, Trap::set(rookery.pid().expect("it runs")));
                 support::until(ENOUGH, || rookery.ended().is_some()).await;
+                server.disarm();
             }
             Moment::Heard(n) => drop(support::until(ENOUGH, || server.heard() >= heard + n).await),
         }

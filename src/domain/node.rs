@@ -109,7 +109,7 @@ pub struct NodeState {
     pub bytes: u64,
     /// Subscriptions in state `subscribed`.
     pub subscribers: u64,
-    /// Items with a place up to this were purged: nobody sees them, a sweep removes them.
+    /// Items with a place up to this were purged or trimmed: nobody sees them; a sweep removes what is left of them.
     #[serde(default)]
     pub floor: u64,
     /// When what a reader of the node sees changed last: also by what leaves no trace in the items, as a retraction.

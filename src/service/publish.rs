@@ -211,6 +211,8 @@ fn trim(tx: &mut Tx<'_>, node: &Node, state: &mut NodeState) -> Decided<()> {
         tx.release_payload(old.version, old.event)?;
         state.items -= 1;
         state.bytes = state.bytes.saturating_sub(u64::from(old.size));
+        // The next trim begins here: a database would step over every row that was ever removed below.
+        state.floor = old.place;
     }
     Ok(())
 }
