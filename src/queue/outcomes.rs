@@ -139,17 +139,18 @@ fn end_subscription(tx: &mut Tx<'_>, destination: &Destination, why: &str) -> Re
 
 /// Takes a destination out of the due index once nothing waits for it; whether something does.
 fn close_if_drained(tx: &mut Tx<'_>, destination: &Destination) -> Result<bool, KvError> {
-    // Read in the same Change in which it is written: what was planned meanwhile is seen.
-    if !tx.read().deliveries(destination, 0, 1)?.is_empty() {
+    // Read in the same Change in which it is written: what was planned meanwhile is counted. The count serves, since a
+    // look for rows would step over all that were delivered lately.
+    let Some(state) = tx.read().destination(destination)? else { return Ok(false) };
+    if state.waiting > 0 {
         return Ok(true);
     }
-    let Some(state) = tx.read().destination(destination)? else { return Ok(false) };
     let subscribed = match destination {
         Destination::Hub(id) => tx.read().hub_subscription_by_id(*id)?.is_some(),
         _ => false,
     };
     if subscribed && destination.is_lasting() {
-        tx.put_destination(Some(&state), &State { due: None, waiting: 0, ..state.clone() })?;
+        tx.put_destination(Some(&state), &State { due: None, ..state.clone() })?;
     } else {
         tx.delete_destination(&state)?;
     }

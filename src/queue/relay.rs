@@ -35,11 +35,10 @@ const TRIES: u32 = 3;
 pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>) {
     let mut events = parts.store.events();
     let mut failures: HashMap<u64, u32> = HashMap::new();
-    // The first Event that was not yet told from memory; the store says what is left to plan.
-    let mut next = 0;
+    let mut at = At::default();
     loop {
         let newest = *events.borrow_and_update();
-        match step(&parts, &notes, &mut next, &mut failures).await {
+        match step(&parts, &notes, &mut at, &mut failures).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
@@ -57,23 +56,34 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>) {
     }
 }
 
+/// How far the relay has come in this run; the store says what is left.
+#[derive(Default)]
+struct At {
+    /// The first Event that was not yet told from memory.
+    unseen: u64,
+    /// Where the last batch began: nothing before it is left. Reading from there on spares the way over all rows that
+    /// were planned and removed before.
+    begin: u64,
+}
+
 /// Plans one batch of Events; whether there may be more.
 async fn step(
     parts: &Parts,
     notes: &mpsc::UnboundedSender<Note>,
-    next: &mut u64,
+    at: &mut At,
     failures: &mut HashMap<u64, u32>,
 ) -> Result<bool, StoreError> {
     let networks = parts.networks.clone();
-    let unseen = *next;
+    let (begin, unseen) = (at.begin, at.unseen);
     let read = parts.store.read(move |r| {
-        let events = r.events(0, EVENTS)?;
+        let events = r.events(begin, EVENTS)?;
         let express = express(r, &networks, events.iter().filter(|(seq, _)| *seq >= unseen));
         Ok((events, express))
     });
     let (events, express) = read.await?;
-    let Some((last, _)) = events.last() else { return Ok(false) };
-    *next = (*next).max(last + 1);
+    let (Some((first, _)), Some((last, _))) = (events.first(), events.last()) else { return Ok(false) };
+    at.begin = *first;
+    at.unseen = at.unseen.max(last + 1);
     let seqs: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
     // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
     let planned = plan(parts, &seqs);
