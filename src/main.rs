@@ -1,5 +1,6 @@
 //! Arguments, configuration, and what they start; nothing else.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -102,10 +103,12 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Log lines go to standard error; `RUST_LOG` chooses what.
+/// Log lines go to standard error; `RUST_LOG` chooses what. The engines' own notes are for who asks for them.
 fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let usual = "info,fjall=warn,lsm_tree=warn,sled=warn";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    format.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
 }
 
 /// Returns when the service is asked to stop.

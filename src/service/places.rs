@@ -7,7 +7,7 @@ use crate::domain::address::Whom;
 use crate::domain::error::Refusal;
 use crate::domain::event::{Event, NodeRef, What};
 use crate::domain::node::{MICROBLOG, Node, NodeId, NodeKind, NodeName, NodeState};
-use crate::domain::node_config::NodeConfig;
+use crate::domain::node_config::{AccessModel, NodeConfig};
 use crate::domain::subscription::Affiliation;
 use crate::store::{Account, Counter, Read, Tx};
 
@@ -62,7 +62,7 @@ impl Inner {
         name: &NodeName,
     ) -> Decided<Option<Node>> {
         if let Some(node) = r.node_named(service, name)? {
-            return Ok(Some(node));
+            return Ok(Some(in_step(r, node)?));
         }
         let Place::Account(account) = place else { return Ok(None) };
         let by_itself = match name.commented_item() {
@@ -73,7 +73,10 @@ impl Inner {
             },
         };
         let kind = NodeKind::of(name, true);
-        Ok(by_itself.then(|| Node {
+        if !by_itself {
+            return Ok(None);
+        }
+        let node = Node {
             id: NodeId(0),
             service: service.clone(),
             name: name.clone(),
@@ -81,7 +84,8 @@ impl Inner {
             creator: account.owner.clone(),
             created: account.created,
             config: NodeConfig::default_for(kind),
-        }))
+        };
+        Ok(Some(in_step(r, node)?))
     }
 
     /// Gives a node that exists by itself, or is being created, its rows; its creator becomes the owner.
@@ -117,6 +121,18 @@ impl Inner {
 
 pub(super) fn node_ref(node: &Node) -> NodeRef {
     NodeRef { id: node.id, service: node.service.clone(), name: node.name.clone(), kind: node.kind }
+}
+
+/// A comments node is never more open than the posts it belongs to: who may not read these may not read what is said
+/// about them. Whoever decides about access or sends notifications looks at the node through this.
+pub fn in_step(r: &dyn Read, mut node: Node) -> crate::store::kv::Result<Node> {
+    if node.kind == NodeKind::Comments
+        && node.config.access_model == AccessModel::Open
+        && let Some(microblog) = r.node_named(&node.service, &NodeName::microblog())?
+    {
+        node.config.access_model = microblog.config.access_model;
+    }
+    Ok(node)
 }
 
 /// An item that was not purged.

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use jid::{BareJid, Jid};
 
-use super::places::{Place, visible};
+use super::places::{Place, in_step, visible};
 use super::{Decided, Inner, Service, bare};
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
@@ -150,6 +150,7 @@ impl Service {
                     if unborn.as_ref().is_some_and(|unborn| unborn.name < node.name) {
                         seen.extend(unborn.take());
                     }
+                    let node = in_step(r, node)?;
                     let standing = inner.standing(r, &node, &by)?;
                     if may(standing, Verb::Retrieve, &node).is_ok() || may(standing, Verb::Subscribe, &node).is_ok() {
                         seen.push(node);

@@ -21,6 +21,7 @@ use crate::domain::node_config::AccessModel;
 use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::network::{Network, Plan, PlanPage, Report, Task};
+use crate::service::places::in_step;
 use crate::store::{Read, Store, StoreError, kv};
 
 /// Subscribers read at a time.
@@ -276,6 +277,7 @@ fn again(why: &str) -> Outcome {
 
 fn audience(r: &dyn Read, event: &Event) -> kv::Result<Option<Audience>> {
     let Some(node) = r.node(event.node.id)? else { return Ok(None) };
+    let node = in_step(r, node)?;
     let affiliations = r.affiliations(node.id, AFFILIATIONS)?;
     let all = affiliations.len() < AFFILIATIONS;
     let item = match &event.what {
