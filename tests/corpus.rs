@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use rookery::{base, format};
+use rookery::{base, format, xmpp};
 
 #[path = "../fuzz/src/targets.rs"]
 mod targets;

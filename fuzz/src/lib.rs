@@ -12,5 +12,9 @@ pub mod domain {
 }
 #[path = "../../src/format/mod.rs"]
 pub mod format;
+#[path = "../../src/xmpp"]
+pub mod xmpp {
+    pub mod framer;
+}
 
 pub mod targets;

@@ -8,12 +8,19 @@ use super::base::clock::Timestamp;
 use super::format::atom::{self, Author, Completion};
 use super::format::canonical::{Canonical, Limits};
 use super::format::{feed, html, jrd, uri, xrd};
+use super::xmpp::framer::{Frame, Framer, Limits as FrameLimits, StreamFault};
 
 /// A name, which is also that of the corpus, and what is done with each input.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: &[Target] =
-    &[("canonical", canonical), ("entry", entry), ("html", markup), ("jrd", json), ("xrd", descriptor)];
+pub const ALL: &[Target] = &[
+    ("canonical", canonical),
+    ("entry", entry),
+    ("framer", framer),
+    ("html", markup),
+    ("jrd", json),
+    ("xrd", descriptor),
+];
 
 /// Canonical XML: the second time changes nothing, and children stand alone.
 pub fn canonical(data: &[u8]) {
@@ -47,6 +54,29 @@ pub fn entry(data: &[u8]) {
     }
     let web = feed::write(&Default::default(), Some("xmpp:alice@social.example"), &[once.payload]);
     assert!(Canonical::new(web.as_bytes(), &[], &Limits::DOCUMENT).is_ok());
+}
+
+/// The component's stream: however it is cut into pieces, the same frames come out. The first byte chooses the pieces.
+pub fn framer(data: &[u8]) {
+    let Some((first, stream)) = data.split_first() else { return };
+    let piece = usize::from(*first % 37) + 1;
+    assert_eq!(frames(stream, piece), frames(stream, stream.len().max(1)));
+}
+
+fn frames(stream: &[u8], piece: usize) -> (Vec<Frame>, Option<StreamFault>) {
+    let mut framer = Framer::new(FrameLimits::default());
+    let mut frames = Vec::new();
+    for piece in stream.chunks(piece) {
+        framer.buffer().extend_from_slice(piece);
+        loop {
+            match framer.next() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(fault) => return (frames, Some(fault)),
+            }
+        }
+    }
+    (frames, None)
 }
 
 /// HTML: what comes out is well-formed and holds nothing that runs.
