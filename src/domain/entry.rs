@@ -163,11 +163,6 @@ impl Entry {
             .map(|l| l.href.as_str())
     }
 
-    /// Whether this is a repeat of another's post: by verb, or by `rel='via'` (XEP-0277, "Repeating a Post").
-    pub fn is_repeat(&self) -> bool {
-        self.verb.word() == "share" || self.link("via").is_some()
-    }
-
     /// The text a plain client shows: content, else title, else summary.
     pub fn text(&self) -> &str {
         let content = self.content.as_ref().map(|c| c.text.as_str()).filter(|t| !t.is_empty());

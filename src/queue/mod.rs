@@ -75,7 +75,6 @@ struct Parts {
 pub struct Queue {
     tasks: Vec<JoinHandle<()>>,
     stats: Arc<QueueStats>,
-    notes: mpsc::UnboundedSender<worker::Note>,
 }
 
 impl Queue {
@@ -86,19 +85,14 @@ impl Queue {
         let (notes, inbox) = mpsc::unbounded_channel();
         let tasks = vec![
             tokio::spawn(relay::run(parts.clone(), notes.clone())),
-            tokio::spawn(worker::run(parts.clone(), notes.clone(), inbox)),
+            tokio::spawn(worker::run(parts.clone(), notes, inbox)),
             tokio::spawn(sweep::run(parts)),
         ];
-        Queue { tasks, stats, notes }
+        Queue { tasks, stats }
     }
 
     pub fn stats(&self) -> Arc<QueueStats> {
         self.stats.clone()
-    }
-
-    /// Has the worker look at a destination now: after a person freed or hurried it.
-    pub fn look_at(&self, destination: Destination) {
-        let _ = self.notes.send(worker::Note::Woken(vec![(destination, u64::MAX)]));
     }
 
     /// Waits for the parts to end, after [`Phase::Stopped`].

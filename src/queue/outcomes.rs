@@ -1,10 +1,9 @@
 //! What came of deliveries, made durable: the ends, the cursors, and how destinations fare.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Parts;
-use super::worker::Lanes;
 use crate::base::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Destination, Outcome};
 use crate::domain::event::What;
@@ -34,7 +33,8 @@ pub(super) struct Left {
 
 #[derive(Default)]
 pub(super) struct Settled {
-    pub lanes: Lanes,
+    /// What is left of the lanes that it concerned.
+    pub lanes: BTreeMap<Destination, Left>,
     /// Outcomes of deliveries that are not written yet: to be settled again.
     pub early: BTreeSet<(Destination, u64)>,
 }

@@ -166,7 +166,7 @@ impl Worker {
         let mut cursor = Vec::new();
         loop {
             let from = cursor.clone();
-            let page = match self.parts.store.read(move |r| r.destinations(&from, 1000)).await {
+            let page = match self.parts.store.read(move |r| r.due(&from, 1000)).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::error!(%error, "the queue could not read what is left to deliver; it tries again");
@@ -178,10 +178,8 @@ impl Worker {
             };
             let Some((last, _)) = page.last() else { return };
             cursor = last.clone();
-            for (_, state) in page {
-                if state.waiting > 0 || state.due.is_some() {
-                    self.wake(state.destination, u64::MAX);
-                }
+            for (_, due) in page {
+                self.wake(due.destination, u64::MAX);
             }
         }
     }
@@ -583,6 +581,3 @@ async fn hand_over(
     let _ = handed.await;
     let _ = notes.send(Note::Over { destination, generation, seqs });
 }
-
-/// What is left of the lanes that a group of outcomes concerned.
-pub(super) type Lanes = BTreeMap<Destination, outcomes::Left>;

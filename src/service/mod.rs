@@ -119,11 +119,6 @@ impl Service {
         });
         out.await.map_err(failed)?
     }
-
-    /// Whether `jid` administers this service.
-    pub fn is_admin(&self, jid: &BareJid) -> bool {
-        self.rules.admins.contains(jid)
-    }
 }
 
 /// Why a decision or a look ends early.

@@ -98,16 +98,10 @@ impl dyn Read + '_ {
         row(self, &delivery_key(destination, event))
     }
 
-    /// Who is due until `now`, the longest due first.
-    pub fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Due>> {
-        let to = Key::new(b'q').num((now.0.max(0) as u64).saturating_add(1)).done();
-        self.range(b"q", &to, limit, false)?.into_iter().map(|(_, v)| decode(&v)).collect()
-    }
-
-    /// When the next destination is due.
-    pub fn next_due(&self) -> Result<Option<Timestamp>> {
-        let first = self.range(b"q", &after(b"q"), 1, false)?;
-        first.first().map(|(key, _)| Ok(Timestamp(number(key, 1)? as i64))).transpose()
+    /// Who has something due, the longest due first, behind `cursor` (a key that this gave, or empty), with keys.
+    pub fn due(&self, cursor: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Due)>> {
+        let from = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
+        rows(self, b"q", &from, limit)
     }
 
     pub fn destination(&self, destination: &Destination) -> Result<Option<State>> {
