@@ -1,5 +1,5 @@
 -- Rookery's part of /etc/prosody/prosody.cfg.lua (Prosody 0.12). Put it at the end of that file, choose a secret, and
--- reload: prosodyctl reload. Prosody listens for components on 127.0.0.1:5347 unless component_ports says otherwise.
+-- restart: systemctl restart prosody (a reload does not start a new component). Prosody listens for components on 127.0.0.1:5347 unless component_ports says otherwise.
 -- scripts/test starts a Prosody with exactly these lines, names and secret replaced.
 
 Component "social.example.org"
