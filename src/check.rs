@@ -15,6 +15,9 @@ pub async fn check(config: &Config) -> ExitCode {
     let good = match app::ask_running(config, &Command::Status).await {
         Ok(Some(reply)) => running(&reply),
         Ok(None) => stopped(config).await,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            wrong("store", "its folder belongs to another user: run this as the user that runs the service")
+        }
         Err(error) => wrong("service", &format!("its control socket does not answer: {error}")),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -44,6 +47,13 @@ fn running(reply: &Reply) -> bool {
 async fn stopped(config: &Config) -> bool {
     let store = match config.store.backend {
         Backend::Memory => ok("store", "kept in memory: everything is lost at the end"),
+        _ if config.store.path.as_ref().is_some_and(|path| !path.exists()) => {
+            let path = config.store.path.clone().unwrap_or_default();
+            ok(
+                "store",
+                &format!("will be made at {} by the first start: start as the user who is to own it", path.display()),
+            )
+        }
         _ => match app::open(config).await {
             Ok(store) => {
                 let bytes = store.disk_bytes();
@@ -67,9 +77,6 @@ async fn stopped(config: &Config) -> bool {
             Err(error) => wrong(what, &error.to_string()),
         };
     }
-    println!(
-        "      the public address is looked at while the service runs: start it, and open {}",
-        config.http.public_url
-    );
+    println!("      not looked at: the public address; start rookery and open {}", config.http.public_url);
     store & attached & free
 }

@@ -25,7 +25,7 @@ struct Arguments {
 enum What {
     /// Run the service; SIGTERM and SIGINT stop it in order.
     Run(File),
-    /// Check the configuration, the store, the link to the XMPP server and the addresses, and say what to do.
+    /// Check the configuration, the store, the link to the XMPP server and the ports, and say what to do.
     Check(File),
     /// Accounts of this service.
     Account {

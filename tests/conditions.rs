@@ -173,6 +173,7 @@ fn script(refusal: Refusal) -> Option<(&'static str, String)> {
         NameTaken => {
             romeo(granted("juliet", "set", C, &register("rose")) + &asks("romeo", "set", C, &register("rose")))
         }
+        NotYourName => romeo(asks("romeo", "set", C, &register("juliet"))),
         TooManyNames => {
             let ten: String = (0..10).map(|n| granted("juliet", "set", C, &register(&format!("rose{n}")))).collect();
             juliet(ten + &asks("juliet", "set", C, &register("rose10")))
@@ -204,6 +205,7 @@ fn setup(refusal: Refusal) -> Setup {
         }
         Refusal::AnswerTooBig => Setup { limits: Limits { answer_bytes: 1_000, ..Limits::default() }, ..ordinary },
         Refusal::StoreFailed => Setup { kv: Arc::new(FullDisk::default()), ..ordinary },
+        Refusal::NameTaken | Refusal::TooManyNames => Setup { registration: Registration::Open, ..ordinary },
         Refusal::RegistrationClosed => Setup { registration: Registration::Closed, ..ordinary },
         _ => ordinary,
     }

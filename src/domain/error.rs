@@ -113,6 +113,7 @@ refusals! {
     RegistrationRequired: Auth "registration-required" None, None, "8.1.1 and XEP-0077 §3.1", "register an account here first";
     NameTaken: Cancel "conflict" None, None, "XEP-0077 §3.1.1", "this name is taken; choose another";
     NameReserved: Modify "not-acceptable" None, None, "XEP-0077 §3.1.1", "this name cannot be used: it is reserved, or has other characters than a-z, 0-9, '.', '_' and '-'";
+    NotYourName: Cancel "not-allowed" None, None, "XEP-0077 §3.1.1", "a name here belongs to the Jabber account of the same name; the administrator can give you another";
     TooManyNames: Cancel "not-allowed" None, None, "XEP-0077 §3.1.1", "you have taken as many names here as one may";
     RegistrationClosed: Cancel "not-allowed" None, None, "XEP-0077 §3.1.1", "accounts are not open to your address here";
     NoSuchAccount: Cancel "item-not-found" None, None, "RFC 6120 §8.3.3.7", "there is no such account here";

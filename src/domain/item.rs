@@ -16,7 +16,12 @@ pub struct ItemIdError;
 
 impl ItemId {
     pub fn parse(text: &str) -> Result<Self, ItemIdError> {
-        let fits = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control) && text.trim() == text;
+        // "." and ".." would be resolved away in a permalink.
+        let fits = (1..=256).contains(&text.len())
+            && text != "."
+            && text != ".."
+            && !text.chars().any(char::is_control)
+            && text.trim() == text;
         fits.then(|| ItemId(text.to_owned())).ok_or(ItemIdError)
     }
 

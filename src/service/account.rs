@@ -19,7 +19,12 @@ pub(super) fn register(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: 
         return Err(Refusal::RegistrationClosed.into());
     }
     let names = tx.read().accounts_of(owner)?;
-    if names.len() >= NAMES_MOST && !names.iter().any(|account| account.name == *name) {
+    let has_it = names.iter().any(|account| account.name == *name);
+    // Where every Jabber account has a name waiting for it, nobody takes another's: names are never given back.
+    if inner.rules.registration == Registration::Hosts && !has_it && !inner.is_namesake(name, owner) {
+        return Err(Refusal::NotYourName.into());
+    }
+    if names.len() >= NAMES_MOST && !has_it {
         return Err(Refusal::TooManyNames.into());
     }
     create(inner, tx, name, owner)

@@ -46,7 +46,10 @@ impl Inner {
         fields: &Fields,
     ) -> Decided<Node> {
         let allowed = match place {
-            Place::Component => of_hosts(by, &self.rules.create_nodes_hosts) || self.rules.admins.contains(by),
+            Place::Component => {
+                let admin = self.rules.admins.contains(by);
+                admin || (of_hosts(by, &self.rules.create_nodes_hosts) && !speaks_for_service(&name))
+            }
             Place::Account(account) => account.owner == *by,
         };
         if !allowed {
@@ -58,6 +61,13 @@ impl Inner {
         let created = self.clock.now();
         Ok(Node { id: NodeId(0), service: service.clone(), name, kind, creator: by.clone(), created, config })
     }
+}
+
+/// Whether a node of this name at the component would be taken for the service's own word: its posts, its looks, its
+/// full stream. Only administrators create those.
+fn speaks_for_service(name: &NodeName) -> bool {
+    const OWN: &[&str] = &["urn:xmpp:", "http://jabber.org/protocol/", "timeline", "firehose"];
+    OWN.iter().any(|own| name.as_str().starts_with(own))
 }
 
 /// How a node changes its state by one: the number that its Event carries.

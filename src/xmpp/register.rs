@@ -9,6 +9,7 @@ use super::ns;
 use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
+use crate::service::Registration;
 
 /// What is needed, and what there is already (§3.1).
 pub(super) async fn get(r: Request) -> Answer {
@@ -24,7 +25,11 @@ pub(super) async fn get(r: Request) -> Answer {
             w.leaf("instructions", "", &format!("You have the account {jid}. Publish to its microblog, or say help."));
         }
         None => {
-            w.leaf("instructions", "", "Choose a name for your account: the letters a to z, digits, '.', '_' and '-'.");
+            let words = match service.rules.registration {
+                Registration::Hosts => "Send this to have the account that goes with the name of your Jabber address.",
+                _ => "Choose a name for your account: the letters a to z, digits, '.', '_' and '-'.",
+            };
+            w.leaf("instructions", "", words);
             let proposed = own_name(&owner).map(|name| name.to_string()).unwrap_or_default();
             w.leaf("username", "", &proposed);
         }

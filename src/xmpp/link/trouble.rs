@@ -9,7 +9,8 @@ use crate::xmpp::framer::StreamFault;
 pub enum Trouble {
     #[error(
         "nothing listens at {server} (connection refused): start the XMPP server, or set component.server to its \
-         component port (Prosody: component_ports, usually 5347; ejabberd: a listener with module ejabberd_service)"
+         component port (Prosody: component_ports, usually 5347, opened by a restart after the Component was added; \
+         ejabberd: a listener with module ejabberd_service)"
     )]
     Refused { server: String },
     #[error("{server} cannot be reached: {why}: check component.server, name resolution and firewalls")]
@@ -34,7 +35,7 @@ pub enum Trouble {
     ClosedAtHandshake { jid: String },
     #[error(
         "the server does not know the component {jid}: add it there (Prosody: Component \"{jid}\"; ejabberd: below \
-         hosts of the ejabberd_service listener) and reload it, or correct component.jid"
+         hosts of the ejabberd_service listener), restart Prosody or reload ejabberd, or correct component.jid"
     )]
     HostUnknown { jid: String },
     #[error(
