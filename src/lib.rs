@@ -48,9 +48,12 @@
 //!
 //! ## Where experience differs from the plan
 //!
-//! * **tokio-xmpp stays out.** Its `Component` ends with one malformed stanza that any user can send, and after a minute
-//!   of silence; the stream is ours (`xmpp/framer`, `xmpp/link`), and the client of tests and examples is a file of its
-//!   own. xmpp-parsers and minidom serve for the payloads that they get right.
+//! * **tokio-xmpp stays out.** Its `Component` takes a stanza that it cannot read, or a minute of silence, for the end of
+//!   the stream; ours is `xmpp/framer` and `xmpp/link`, and the client of tests and examples is a file of its own.
+//!   xmpp-parsers and minidom serve for the payloads that they get right.
+//! * **fjall is the default store**, not sled: `docs/decisions/store.md`.
+//! * **Under registration by `hosts` a name belongs to the Jabber account of the same name**, and XEP-0077 gives no other:
+//!   names are never given back, so a free choice would let anybody take a colleague's for good. Administrators give others.
 //! * **Due rows carry no lease yet.** One process holds the store's lock, so a lane in memory is the lease; a backend that
 //!   several processes share needs the lease in the row.
 
