@@ -91,7 +91,7 @@ fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64) -> Result<usize, KvError> {
 fn purge(tx: &mut Tx<'_>, node: &Node) -> Result<usize, KvError> {
     let floor = tx.read().node_state(node.id)?.floor;
     let items = tx.read().items(node.id, 0, floor + 1, PIECE, false)?;
-    for item in &items {
+    for item in items.iter().filter(|item| item.place <= floor) {
         tx.delete_item(node.id, item)?;
         tx.release_payload(item.version, item.event)?;
     }

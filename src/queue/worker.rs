@@ -23,7 +23,7 @@ const QUEUED: usize = 256;
 const RUNNING: usize = 128;
 const RUNNING_PER_HOST: usize = 4;
 /// Outcomes made durable with one Change.
-const SETTLED: usize = 150;
+const SETTLED: usize = 60;
 
 /// What the worker is told.
 pub(super) enum Note {
@@ -89,6 +89,8 @@ struct Lane {
     busy: bool,
     not_before: Timestamp,
     held: bool,
+    /// Failures of this destination in a row.
+    failures: u32,
 }
 
 #[derive(Default)]
@@ -112,6 +114,8 @@ struct Worker {
     /// Outcomes that are not durable yet.
     pending: Vec<Ended>,
     settling: bool,
+    /// How many of them go into the next Change; fewer after a failure.
+    most: usize,
 }
 
 pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, mut inbox: mpsc::UnboundedReceiver<Note>) {
@@ -125,6 +129,7 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, mut in
         running: [0, 0],
         pending: Vec::new(),
         settling: false,
+        most: SETTLED,
     };
     worker.wake_all().await;
     loop {
@@ -154,9 +159,8 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, mut in
     while let Ok(note) = inbox.try_recv() {
         worker.take(note);
     }
-    let batch = std::mem::take(&mut worker.pending);
-    if !batch.is_empty() {
-        let _ = outcomes::settle(&worker.parts, &batch).await;
+    for batch in worker.pending.chunks(SETTLED) {
+        let _ = outcomes::settle(&worker.parts, batch).await;
     }
 }
 
@@ -203,6 +207,7 @@ impl Worker {
                     busy: false,
                     not_before: Timestamp::default(),
                     held: false,
+                    failures: 0,
                 },
             );
         }
@@ -294,6 +299,7 @@ impl Worker {
             Err(error) => {
                 tracing::error!(%error, "the queue could not read deliveries; it tries again");
                 lane.not_before = now.plus(Duration::from_secs(1));
+                lane.more = true;
             }
         }
         self.ready.push_back(destination);
@@ -321,7 +327,10 @@ impl Worker {
                             host.not_before = host.not_before.max(now.plus(wait));
                             host.failures
                         }
-                        _ => 1,
+                        _ => {
+                            lane.failures = lane.failures.saturating_add(1);
+                            lane.failures
+                        }
                     };
                     // A fresh start at this task: what was handed over behind it counts as not handed over.
                     lane.generation += 1;
@@ -335,6 +344,7 @@ impl Worker {
                     count(&self.parts.stats.retried, 1);
                 }
                 Outcome::Done => {
+                    lane.failures = 0;
                     if let Some(host) = host {
                         host.failures = 0;
                         host.not_before = Timestamp::default();
@@ -442,7 +452,7 @@ impl Worker {
             return;
         }
         self.settling = true;
-        let rest = self.pending.split_off(self.pending.len().min(SETTLED));
+        let rest = self.pending.split_off(self.pending.len().min(self.most));
         let batch = std::mem::replace(&mut self.pending, rest);
         let (parts, notes) = (self.parts.clone(), self.notes.clone());
         tokio::spawn(async move {
@@ -456,7 +466,12 @@ impl Worker {
             Ok(settled) => settled,
             Err(error) => {
                 tracing::error!(%error, "what was delivered could not be noted; it is noted later, or delivered again");
-                self.pending.splice(0..0, batch);
+                // One of them may be the cause: smaller groups find it, and one that fails alone goes behind the others.
+                self.most = (batch.len() / 2).max(1);
+                match batch.len() {
+                    1 => self.pending.extend(batch),
+                    _ => drop(self.pending.splice(0..0, batch)),
+                }
                 return self.resume_after(Duration::from_secs(1));
             }
         };
@@ -466,6 +481,7 @@ impl Worker {
                 lane.unsettled = lane.unsettled.saturating_sub(1);
             }
         }
+        self.most = (self.most * 2).min(SETTLED);
         // Told before its plan was written: noted as soon as it is.
         let early = !settled.early.is_empty();
         self.pending.splice(
@@ -486,6 +502,8 @@ impl Worker {
                 continue;
             }
             if lane.is_idle() {
+                // Every outcome is durable: the store shows exactly what is left.
+                lane.known = 0;
                 lane.more = true;
                 self.ready.push_back(destination);
             }

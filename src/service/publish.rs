@@ -191,6 +191,13 @@ impl Inner {
                 None => state.items += 1,
             }
             state.bytes += u64::from(item.size);
+            // A purged item of this id whose rows the sweep has not reached: its place must not lead to the new one.
+            if existing.is_none()
+                && let Some(purged) = tx.read().item(node.id, id)?
+            {
+                tx.delete_item(node.id, &purged)?;
+                tx.release_payload(purged.version, purged.event)?;
+            }
             tx.put_item(node.id, &item)?;
             trim(tx, node, &mut state)?;
         }

@@ -82,9 +82,11 @@ impl Network for Notifier {
     fn deliver(&self, destination: Destination, tasks: Vec<Task>, report: Report) -> BoxFuture<'static, ()> {
         let inner = self.0.clone();
         Box::pin(async move {
+            // One session for a batch and what before it is not proved: nothing overtakes what must be repeated.
+            let mut last = inner.unproved().get(&destination).copied();
             for task in tasks {
                 let seq = task.seq;
-                if let Err(outcome) = inner.clone().hand_over(&destination, task, &report).await {
+                if let Err(outcome) = inner.clone().hand_over(&destination, task, &report, &mut last).await {
                     report.ended(seq, outcome);
                     return;
                 }
@@ -113,7 +115,13 @@ struct Audience {
 
 impl Inner {
     /// Hands one task over. `Ok`: its outcome was, or will be, reported; the next may follow.
-    async fn hand_over(self: Arc<Self>, destination: &Destination, task: Task, report: &Report) -> Result<(), Outcome> {
+    async fn hand_over(
+        self: Arc<Self>,
+        destination: &Destination,
+        task: Task,
+        report: &Report,
+        last: &mut Option<Position>,
+    ) -> Result<(), Outcome> {
         if self.link.online().await.is_none() {
             return Err(again("the link is closed"));
         }
@@ -139,12 +147,11 @@ impl Inner {
             kind: event::message_type(&task.event, config),
             body,
         };
-        let mut last = self.unproved().get(destination).copied();
         let sent = match destination {
-            Destination::Jid(jid) => self.to_one(&sending, jid, &task, &mut last).await?,
-            _ => self.to_all(&sending, Arc::new(audience), &task, report, &mut last).await?,
+            Destination::Jid(jid) => self.to_one(&sending, jid, &task, last).await?,
+            _ => self.to_all(&sending, Arc::new(audience), &task, report, last).await?,
         };
-        match (sent, last) {
+        match (sent, *last) {
             (true, Some(position)) => {
                 self.prove(destination.clone(), position, task.seq, Outcome::Done, report.clone())
             }
