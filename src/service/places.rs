@@ -8,6 +8,7 @@ use crate::domain::error::Refusal;
 use crate::domain::event::{Event, NodeRef, What};
 use crate::domain::node::{MICROBLOG, Node, NodeId, NodeKind, NodeName, NodeState};
 use crate::domain::node_config::{AccessModel, NodeConfig};
+use crate::domain::policy::{Standing, Verb, may};
 use crate::domain::subscription::Affiliation;
 use crate::store::{Account, Counter, Read, Tx};
 
@@ -100,17 +101,8 @@ impl Inner {
     }
 
     /// What `jid` is to `node`, which may be without rows.
-    pub(super) fn standing(
-        &self,
-        r: &dyn Read,
-        node: &Node,
-        jid: &BareJid,
-    ) -> Decided<crate::domain::policy::Standing> {
-        let mut standing = r.standing(node.id, &node.service, jid)?;
-        if node.creator == *jid && node.id == NodeId(0) {
-            standing.affiliation = Affiliation::Owner;
-        }
-        Ok(standing)
+    pub(super) fn standing(&self, r: &dyn Read, node: &Node, jid: &BareJid) -> Decided<Standing> {
+        Ok(standing(r, node, jid)?)
     }
 
     /// An Event of `node`, after its state moved to `seq`.
@@ -121,6 +113,27 @@ impl Inner {
 
 pub(super) fn node_ref(node: &Node) -> NodeRef {
     NodeRef { id: node.id, service: node.service.clone(), name: node.name.clone(), kind: node.kind }
+}
+
+/// What `jid` is to `node`, which may be without rows. At a comments node, who may read guarded posts is a member, and
+/// who is barred from the posts is barred from what is said about them.
+pub fn standing(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::Result<Standing> {
+    let mut standing = r.standing(node.id, &node.service, jid)?;
+    if node.creator == *jid && node.id == NodeId(0) {
+        standing.affiliation = Affiliation::Owner;
+    }
+    if node.kind == NodeKind::Comments
+        && standing.affiliation == Affiliation::None
+        && let Some(posts) = r.node_named(&node.service, &NodeName::microblog())?
+    {
+        let there = r.standing(posts.id, &node.service, jid)?;
+        if there.affiliation == Affiliation::Outcast {
+            standing.affiliation = Affiliation::Outcast;
+        } else if posts.config.access_model != AccessModel::Open && may(there, Verb::Retrieve, &posts).is_ok() {
+            standing.affiliation = Affiliation::Member;
+        }
+    }
+    Ok(standing)
 }
 
 /// A comments node is never more open than the posts it belongs to: who may not read these may not read what is said

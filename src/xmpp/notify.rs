@@ -16,12 +16,12 @@ use super::link::{LinkHandle, Position, SendError};
 use crate::domain::delivery::{Destination, Outcome, Scope};
 use crate::domain::event::{Event, What};
 use crate::domain::item::Item;
-use crate::domain::node::Node;
+use crate::domain::node::{Node, NodeKind};
 use crate::domain::node_config::AccessModel;
 use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::network::{Network, Plan, PlanPage, Report, Task};
-use crate::service::places::in_step;
+use crate::service::places::{in_step, standing};
 use crate::store::{Read, Store, StoreError, kv};
 
 /// Subscribers read at a time.
@@ -168,6 +168,10 @@ impl Inner {
         task: &Task,
         last: &mut Option<Position>,
     ) -> Result<bool, Outcome> {
+        let event = task.event.clone();
+        if !self.read(move |r| still_due(r, &event)).await? {
+            return Ok(false);
+        }
         let to = match &task.event.what {
             What::Subscription { jid, .. } | What::LastItem { jid, .. } => Some(jid.clone()),
             _ => Jid::new(owner).ok(),
@@ -333,9 +337,27 @@ fn is_told(r: &dyn Read, audience: &Audience, event: &Event, subscription: &Subs
         AccessModel::Presence => r.contact(&node.service, &bare)?.is_some(),
         _ => false,
     };
-    let standing = Standing { affiliation, subscription: Some(subscription.state), contact };
+    let standing = match node.kind {
+        // Whose posts these comments belong to has a say in it.
+        NodeKind::Comments => standing(r, node, &bare)?,
+        _ => Standing { affiliation, subscription: Some(subscription.state), contact },
+    };
     Ok(match &audience.item {
         Some(item) => may_see(Viewer::Jid { jid: &bare, standing }, node, item).is_ok(),
         None => may(standing, Verb::Retrieve, node).is_ok(),
     })
+}
+
+/// Whether a last item may still be sent: the subscription, the item and the right to see it are as they were. Other
+/// news of one JID concern only that JID.
+fn still_due(r: &dyn Read, event: &Event) -> kv::Result<bool> {
+    let What::LastItem { jid, subid, item, version, .. } = &event.what else { return Ok(true) };
+    let Some(node) = r.node(event.node.id)? else { return Ok(false) };
+    let (node, bare, floor) = (in_step(r, node)?, jid.to_bare(), r.node_state(event.node.id)?.floor);
+    let subscribed =
+        r.subscription(node.id, jid)?.is_some_and(|s| s.subid == *subid && s.state == SubscriptionState::Subscribed);
+    let item = r.item(node.id, item)?.filter(|item| subscribed && item.version == *version && item.place > floor);
+    let Some(item) = item else { return Ok(false) };
+    let standing = standing(r, &node, &bare)?;
+    Ok(may_see(Viewer::Jid { jid: &bare, standing }, &node, &item).is_ok())
 }
