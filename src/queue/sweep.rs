@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use super::{Parts, count};
+use crate::base::shutdown::Phase;
 use crate::domain::hub::HubSubscription;
 use crate::domain::node::{Node, NodeId};
 use crate::store::{KvError, Lane, StoreError, Tx};
 
 /// Rows removed with one Change; each may take a few more along.
-const PIECE: usize = 200;
+const PIECE: usize = 100;
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often leases are looked at; a delivery to one that is over ends it as well.
 const LEASES: Duration = Duration::from_secs(3600);
@@ -35,7 +36,17 @@ async fn round(parts: &Parts) -> Result<(), StoreError> {
         // Nothing goes before everybody was told; while `removed` comes back full, there is more.
         loop {
             let piece = parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event)?)));
-            let removed = piece.await?.unwrap_or(0);
+            let removed = match piece.await {
+                Ok(removed) => removed.unwrap_or(0),
+                // One node must not keep the sweep from all others.
+                Err(error) => {
+                    tracing::warn!(%error, ?nid, "a node could not be swept; it is tried again later");
+                    break;
+                }
+            };
+            if parts.shutdown.phase() >= Phase::Stopped {
+                return Ok(());
+            }
             count(&parts.stats.swept_rows, removed as u64);
             if removed < PIECE {
                 break;
