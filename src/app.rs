@@ -133,6 +133,7 @@ pub fn service(config: &Config, store: Store, clock: &Clock, ids: &Ids) -> Servi
         admins: config.accounts.admins.clone(),
         create_nodes_hosts: config.pubsub.create_nodes_hosts.clone(),
         max_payload: config.limits.max_payload_bytes,
+        quota: config.limits.quota,
     };
     Service::new(store, addresses, rules, clock.clone(), ids.clone())
 }

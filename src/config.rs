@@ -29,7 +29,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("accounts", &["registration", "auto_register_hosts", "admins"]),
     ("pubsub", &["create_nodes_hosts"]),
     ("federation", &["allow_private_addresses"]),
-    ("limits", &["max_stanza_bytes", "max_payload_bytes", "trusted_hosts"]),
+    ("limits", &["max_stanza_bytes", "max_payload_bytes", "max_nodes", "max_subscriptions", "trusted_hosts"]),
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -128,8 +128,24 @@ pub struct Limits {
     pub max_stanza_bytes: usize,
     /// The longest payload of an item we accept, in bytes, as it is stored.
     pub max_payload_bytes: usize,
+    pub quota: Quota,
     /// Hosts whose users may ask as fast as they like; what is in work at one time stays bounded.
     pub trusted_hosts: Vec<String>,
+}
+
+/// How much one Jabber account may have here; administrators have no bounds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// Nodes that it has made; microblog and comments nodes are not counted.
+    pub nodes: u64,
+    /// Subscriptions of it and its resources.
+    pub subscriptions: u64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Quota { nodes: 1_000, subscriptions: 10_000 }
+    }
 }
 
 /// What a stanza needs beside the payload: addresses, the event's own elements, a list of SubIDs.
@@ -491,9 +507,14 @@ fn limits(r: &mut Reader) -> Limits {
     // RFC 6120 §13.12: a server takes stanzas of at least 10,000 bytes.
     let stanza = r.number(STANZA, 10_000 + ENVELOPE_BYTES..=100_000_000, 500_000);
     let payload = r.number(PAYLOAD, 1_000..=stanza - ENVELOPE_BYTES, 200_000.min(stanza - ENVELOPE_BYTES));
+    let Quota { nodes, subscriptions } = Quota::default();
+    let quota = Quota {
+        nodes: r.number(("limits", "max_nodes"), 0..=100_000_000, nodes),
+        subscriptions: r.number(("limits", "max_subscriptions"), 1..=100_000_000, subscriptions),
+    };
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let trusted_hosts = hosts(r, ("limits", "trusted_hosts"), None);
-    Limits { max_stanza_bytes: size(stanza), max_payload_bytes: size(payload), trusted_hosts }
+    Limits { max_stanza_bytes: size(stanza), max_payload_bytes: size(payload), quota, trusted_hosts }
 }
 
 /// A list of Jabber hosts; by default the server's own.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use minidom::Element;
 use rookery::domain::error::{Refusal, Row, TABLE};
-use rookery::service::Registration;
+use rookery::service::{Quota, Registration};
 use rookery::store::MemoryKv;
 use rookery::store::kv::{self, Kv, KvError};
 use rookery::xmpp::limits::{Limits, Rate};
@@ -20,7 +20,6 @@ use runner::{PEOPLE, Setup, World};
 /// What no scenario brings about, and why. The list may only shrink.
 const UNTESTED: &[(Refusal, &str)] = &[
     (Refusal::NotInRosterGroup, "access model roster is not offered"),
-    (Refusal::TooManySubscriptions, "ten thousand subscriptions of one account take too long here"),
     (Refusal::NodeGone, "a deleted node leaves nothing behind that could be told apart"),
     (Refusal::Failed, "only a panic brings it about: a unit test of the dispatcher has one"),
 ];
@@ -93,6 +92,15 @@ fn script(refusal: Refusal) -> Option<(&'static str, String)> {
                 + &asks("romeo", "get", C, &pubsub("<items node='n'/>")),
         ),
         Outcast => romeo(node(&[]) + &romeo_is("outcast") + &romeo_sets(&subscribe)),
+        TooManySubscriptions => {
+            let to = |node: &str| pubsub(&format!("<subscribe node='{node}' {ROMEO}/>"));
+            romeo(
+                node(&[])
+                    + &granted("juliet", "set", C, &pubsub("<create node='m'/>"))
+                    + &granted("romeo", "set", C, &to("n"))
+                    + &asks("romeo", "set", C, &to("m")),
+            )
+        }
         SubscribeOff => romeo(node(&[("subscribe", "0")]) + &romeo_sets(&subscribe)),
         NodeNotFound => juliet(get("<items node='nowhere'/>")),
         NotSubscribed => romeo(node(&[]) + &romeo_sets(&format!("<unsubscribe node='n' {ROMEO}/>"))),
@@ -141,6 +149,7 @@ fn script(refusal: Refusal) -> Option<(&'static str, String)> {
         }
         CreateForbidden => Some(("nurse", asks("nurse", "set", C, &pubsub("<create node='m'/>")))),
         NodeExists => juliet(node(&[]) + &set("<create node='n'/>")),
+        TooManyNodes => juliet(node(&[]) + &set("<create node='m'/>")),
         InvalidNodeName => juliet(set("<create node='a&#9;b'/>")),
         UnsupportedAccessModel => juliet(node(&[]) + &own(&configure("pubsub#access_model", "roster"))),
         CollectionsUnsupported => juliet(node(&[]) + &own(&configure("pubsub#node_type", "collection"))),
@@ -169,6 +178,11 @@ fn script(refusal: Refusal) -> Option<(&'static str, String)> {
                     "<affiliations node='n'><affiliation jid='juliet@example.org' affiliation='none'/></affiliations>",
                 ),
         ),
+        TooManyChanges => {
+            let many: String =
+                (0..101).map(|n| format!("<affiliation jid='a{n}@example.org' affiliation='member'/>")).collect();
+            juliet(node(&[]) + &own(&format!("<affiliations node='n'>{many}</affiliations>")))
+        }
         RegistrationRequired => juliet(asks("juliet", "set", C, "<query xmlns='jabber:iq:register'><remove/></query>")),
         NameTaken => {
             romeo(granted("juliet", "set", C, &register("rose")) + &asks("romeo", "set", C, &register("rose")))
@@ -192,7 +206,7 @@ fn script(refusal: Refusal) -> Option<(&'static str, String)> {
         ),
         AnswerTooBig => juliet(asks("juliet", "get", C, &owner("<default/>"))),
         StoreFailed => juliet(set("<create node='n'/>")),
-        NotInRosterGroup | TooManySubscriptions | NodeGone | Failed => None,
+        NotInRosterGroup | NodeGone | Failed => None,
     }
 }
 
@@ -205,6 +219,8 @@ fn setup(refusal: Refusal) -> Setup {
         }
         Refusal::AnswerTooBig => Setup { limits: Limits { answer_bytes: 1_000, ..Limits::default() }, ..ordinary },
         Refusal::StoreFailed => Setup { kv: Arc::new(FullDisk::default()), ..ordinary },
+        Refusal::TooManySubscriptions => Setup { quota: Quota { subscriptions: 1, nodes: 9 }, ..ordinary },
+        Refusal::TooManyNodes => Setup { quota: Quota { nodes: 1, subscriptions: 9 }, ..ordinary },
         Refusal::NameTaken | Refusal::TooManyNames => Setup { registration: Registration::Open, ..ordinary },
         Refusal::RegistrationClosed => Setup { registration: Registration::Closed, ..ordinary },
         _ => ordinary,

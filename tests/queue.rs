@@ -20,7 +20,7 @@ use rookery::domain::node::{NodeAddress, NodeName};
 use rookery::network::{Network, Plan, PlanPage, Report, Task};
 use rookery::queue::Queue;
 use rookery::service::publish::{Payload, Publish};
-use rookery::service::{Registration, Rules, Service};
+use rookery::service::{Quota, Registration, Rules, Service};
 use rookery::store::{Kv, KvError, MemoryKv, Read, Store, kv};
 
 /// What the network does with the n-th attempt (from 0) at an item for a destination.
@@ -206,6 +206,7 @@ impl House {
             admins: Vec::new(),
             create_nodes_hosts: hosts,
             max_payload: 200_000,
+            quota: Quota::default(),
         };
         let service = Service::new(store.clone(), addresses, rules, clock.clone(), Ids::seeded(1));
         House { kv, store, service, clock, queue: None, fake }

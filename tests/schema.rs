@@ -58,6 +58,7 @@ fn nodes() -> Vec<Node> {
         creator: bare("alice@example.org"),
         created: at(2),
         config,
+        posts: None,
     };
     let varied = |access_model, publish_model, send_last, notification_type| NodeConfig {
         title: "Title".into(),
@@ -210,7 +211,7 @@ fn write(tx: &mut Tx<'_>) -> Result<(), KvError> {
     tx.put_account(&account("gone", Some(at(11))))?;
     for node in nodes() {
         tx.next(Counter::Node);
-        tx.put_node(&node)?;
+        tx.add_node(&node)?;
     }
     tx.put_node_state(NodeId(1), &STATE)?;
     tx.mark_for_sweep(NodeId(5), 4)?;

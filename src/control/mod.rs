@@ -124,7 +124,7 @@ mod tests {
     use crate::base::clock::{Clock, Timestamp};
     use crate::base::id::Ids;
     use crate::domain::address::Addresses;
-    use crate::service::{Registration, Rules};
+    use crate::service::{Quota, Registration, Rules};
     use crate::store::Store;
 
     fn service() -> Service {
@@ -139,6 +139,7 @@ mod tests {
             admins: Vec::new(),
             create_nodes_hosts: Vec::new(),
             max_payload: 200_000,
+            quota: Quota::default(),
         };
         Service::new(Store::in_memory(), addresses, rules, Clock::manual(Timestamp::from_secs(0)), Ids::seeded(1))
     }

@@ -94,6 +94,7 @@ refusals! {
     // Create, §8.1
     CreateForbidden: Auth "forbidden" None, None, "8.1.1", "you may not create nodes here";
     NodeExists: Cancel "conflict" None, None, "8.1.1", "a node of this name exists";
+    TooManyNodes: Cancel "not-allowed" Some("max-nodes-exceeded"), None, "16.3", "you have made as many nodes here as one may; delete some first";
     InvalidNodeName: Modify "not-acceptable" Some("nodeid-required"), None, "8.1.2", "a node's name has 1 to 1023 bytes without control characters";
     UnsupportedAccessModel: Modify "not-acceptable" Some("unsupported-access-model"), None, "8.1.3", "this access model is not offered";
     CollectionsUnsupported: Cancel "feature-not-implemented" Some("unsupported"), Some("collections"), "8.1", "there are no collection nodes here";
@@ -109,6 +110,7 @@ refusals! {
     ManageForbidden: Auth "forbidden" None, None, "8.8.1.3", "only an owner may do this";
     InvalidSubscriptionState: Modify "not-acceptable" None, None, "8.8.2.2", "this state or address cannot be set";
     InvalidAffiliation: Modify "not-acceptable" None, None, "8.9.2.2", "this affiliation cannot be set; a node keeps at least one owner";
+    TooManyChanges: Modify "policy-violation" None, None, "8.8.2 and 8.9.2", "these are too many changes for one request; send fewer at a time";
     // Accounts
     RegistrationRequired: Auth "registration-required" None, None, "8.1.1 and XEP-0077 §3.1", "register an account here first";
     NameTaken: Cancel "conflict" None, None, "XEP-0077 §3.1.1", "this name is taken; choose another";

@@ -8,10 +8,13 @@ use crate::domain::error::Refusal;
 use crate::domain::node::NodeAddress;
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
+use crate::store::tables::RESOURCES_MOST;
 
 /// One request changes at most this many entries, and lists at most [`LIST_MOST`].
 const CHANGE_MOST: usize = 100;
 const LIST_MOST: usize = 2000;
+/// Rows that one change may take: an affiliation, and the subscriptions of an outcast with what is told of them.
+const ROWS_EACH: usize = 8 + 5 * (RESOURCES_MOST + 1);
 
 impl Service {
     /// All subscriptions of a node, pending ones included.
@@ -36,13 +39,16 @@ impl Service {
         let inner = self.clone();
         let subids: Vec<String> = changes.iter().map(|_| self.ids.token(12)).collect();
         if changes.len() > CHANGE_MOST {
-            return Err(Refusal::InvalidSubscriptionState);
+            return Err(Refusal::TooManyChanges);
         }
         self.decide(turn, move |tx| {
             let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for ((jid, state), subid) in changes.iter().zip(&subids) {
+                if tx.room() < ROWS_EACH {
+                    return Err(Refusal::TooManyChanges.into());
+                }
                 match tx.read().subscription(node.id, jid)? {
                     Some(there) if Some(there.state) == *state => {}
                     Some(there) => inner.settle(tx, &node, &there, *state)?,
@@ -94,13 +100,16 @@ impl Service {
     ) -> Result<(), Refusal> {
         let inner = self.clone();
         if changes.len() > CHANGE_MOST {
-            return Err(Refusal::InvalidAffiliation);
+            return Err(Refusal::TooManyChanges);
         }
         self.decide(turn, move |tx| {
             let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for (jid, affiliation) in &changes {
+                if tx.room() < ROWS_EACH {
+                    return Err(Refusal::TooManyChanges.into());
+                }
                 tx.put_affiliation(node.id, jid, *affiliation)?;
                 if *affiliation == Affiliation::Outcast {
                     for there in tx.read().subscriptions_at(node.id, jid)? {

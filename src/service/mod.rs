@@ -23,6 +23,7 @@ use jid::{BareJid, Jid};
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
 use crate::base::turn::Turn;
+pub use crate::config::Quota;
 use crate::domain::address::Addresses;
 use crate::domain::error::Refusal;
 use crate::store::{self, KvError, Lane, Store, StoreError, Tx};
@@ -48,6 +49,7 @@ pub struct Rules {
     pub create_nodes_hosts: Vec<String>,
     /// Bytes of one payload as it is stored; a node may allow less.
     pub max_payload: usize,
+    pub quota: Quota,
 }
 
 /// The use cases; cheap to clone.

@@ -11,9 +11,7 @@ use crate::domain::node_config::{AccessModel, SendLast};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::store::Tx;
-
-/// A bare JID and its resources have at most this many subscriptions.
-const MOST: usize = 10_000;
+use crate::store::tables::RESOURCES_MOST;
 
 impl Service {
     /// Subscribes `jid`, the sender's own address, bare or full. A second request gets the first subscription again.
@@ -31,11 +29,15 @@ impl Service {
             if let Some(there) = tx.read().subscription(node.id, &jid)? {
                 return Ok(there);
             }
-            if tx.read().subscriptions_of(&by, MOST)?.len() >= MOST {
+            let resources = tx.read().subscriptions_at(node.id, &by)?;
+            let resources = resources.iter().filter(|there| there.jid.resource().is_some()).count();
+            let much = tx.read().tally(&by)?.subscriptions >= inner.rules.quota.subscriptions;
+            if (jid.resource().is_some() && resources >= RESOURCES_MOST) || (much && !inner.rules.admins.contains(&by))
+            {
                 return Err(Refusal::TooManySubscriptions.into());
             }
             let node = inner.materialise(tx, node)?;
-            let asks = node.config.access_model == AccessModel::Authorize
+            let asks = node.access() == AccessModel::Authorize
                 && !matches!(standing.affiliation, Affiliation::Owner | Affiliation::Publisher | Affiliation::Member)
                 && standing.subscription != Some(SubscriptionState::Subscribed);
             let mut state = tx.read().node_state(node.id)?;

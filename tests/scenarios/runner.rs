@@ -27,7 +27,7 @@ use minidom::Element;
 use rookery::base::clock::{Clock, Timestamp};
 use rookery::base::id::Ids;
 use rookery::domain::address::Addresses;
-use rookery::service::{Registration, Rules, Service};
+use rookery::service::{Quota, Registration, Rules, Service};
 use rookery::store::{Kv, MemoryKv, Store};
 use rookery::xmpp::envelope::{Envelope, STANZAS, Scope, Stanza};
 use rookery::xmpp::limits::Limits;
@@ -45,11 +45,17 @@ pub struct Setup {
     pub kv: Arc<dyn Kv>,
     pub limits: Limits,
     pub registration: Registration,
+    pub quota: Quota,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { kv: Arc::new(MemoryKv::default()), limits: Limits::default(), registration: Registration::Hosts }
+        Setup {
+            kv: Arc::new(MemoryKv::default()),
+            limits: Limits::default(),
+            registration: Registration::Hosts,
+            quota: Quota::default(),
+        }
     }
 }
 
@@ -72,6 +78,7 @@ impl World {
             admins: vec![BareJid::new("admin@example.org").unwrap()],
             create_nodes_hosts: vec!["example.org".into()],
             max_payload: 200_000,
+            quota: setup.quota,
         };
         let clock = Clock::manual(Timestamp::from_secs(1_795_320_124));
         let store = Store::open(setup.kv).unwrap();

@@ -19,7 +19,7 @@ use rookery::http::client::{Client, Options};
 use rookery::network::ostatus::OStatus;
 use rookery::service::publish::{Payload, Publish};
 use rookery::service::topics::Topics;
-use rookery::service::{Registration, Rules, Service};
+use rookery::service::{Quota, Registration, Rules, Service};
 use rookery::store::Store;
 use tower::ServiceExt;
 use url::Url;
@@ -68,6 +68,7 @@ impl House {
             admins: vec![],
             create_nodes_hosts: vec![],
             max_payload: 200_000,
+            quota: Quota::default(),
         };
         let service = Service::new(store.clone(), addresses, rules, clock.clone(), Ids::seeded(7));
         let topics = Topics::new(service.clone());

@@ -52,7 +52,25 @@ impl dyn Read + '_ {
     }
 }
 
+impl dyn Read + '_ {
+    /// Accounts that have ended and whose nodes are still to be taken away.
+    pub fn ended_accounts(&self, limit: usize) -> Result<Vec<LocalName>> {
+        let rows = self.range(b"X", &after(b"X"), limit, false)?;
+        Ok(rows.iter().filter_map(|(key, _)| LocalName::parse(std::str::from_utf8(&key[1..]).ok()?).ok()).collect())
+    }
+}
+
 impl Tx<'_> {
+    /// Has the sweep take the nodes of an account away.
+    pub fn mark_ended(&mut self, name: &LocalName) -> Result<()> {
+        self.put(ended_key(name), encode(&()))
+    }
+
+    /// An ended account has no nodes left.
+    pub fn unmark_ended(&mut self, name: &LocalName) -> Result<()> {
+        self.delete(ended_key(name))
+    }
+
     pub fn put_account(&mut self, account: &Account) -> Result<()> {
         self.put(owned_key(&account.owner, &account.name), encode(&()))?;
         self.put(account_key(&account.name), encode(account))

@@ -42,7 +42,12 @@ impl Tx<'_> {
         self.put(hub_key(nid, &subscription.callback), encode(subscription))
     }
 
+    /// Ends a subscription. What is known of how it fared goes along, once nothing waits for it any more.
     pub fn delete_hub_subscription(&mut self, nid: NodeId, subscription: &HubSubscription) -> Result<()> {
+        let destination = self.read().destination(&Destination::Hub(subscription.id))?;
+        if let Some(state) = destination.filter(|state| state.waiting == 0) {
+            self.delete_destination(&state)?;
+        }
         self.delete(hub_id_key(subscription.id))?;
         self.delete(hub_key(nid, &subscription.callback))
     }

@@ -12,13 +12,14 @@
 //! u<atom id>                  (NodeId, ItemId)    U<author>0<id>    (NodeId, ItemId): an author's own ids
 //! s<nid><jid>                 Subscription        b<bare>0<nid><jid>   ()
 //! a<nid><bare>                Affiliation         A<bare>0<nid>     ()
-//! r<virtual>0<bare>           Contact
+//! r<virtual>0<bare>           Contact             j<bare>           Tally
 //! p<name>                     Account             o<owner>0<name>   ()
 //! e<seq>                      Event, to be planned                  h<seq>           Planned
 //! z<seq>                      Event, put aside
 //! d<len><dest><seq>           Delivery            q<due><dest>      Due              D<dest>  State
 //! w<nid><callback>            HubSubscription     W<id>             (NodeId, callback)
 //! x<nid>                      the Event after which the sweep looks at the node
+//! X<name>                     (): an account that has ended, whose nodes the sweep takes away
 //! k<name>                     sealed keys of an account (made lazily)
 //! ```
 
@@ -28,6 +29,7 @@ mod hub;
 mod nodes;
 mod queue;
 mod subscriptions;
+mod tally;
 
 use bytes::Bytes;
 use jid::{BareJid, Jid};
@@ -45,6 +47,8 @@ use crate::domain::node::{NodeId, NodeName};
 pub use accounts::Account;
 pub use counters::{Counter, Counters};
 pub use queue::{Due, Pins, Planned, State};
+pub use subscriptions::RESOURCES_MOST;
+pub use tally::Tally;
 
 /// The version of this layout.
 pub const SCHEMA: u64 = 1;
@@ -159,6 +163,9 @@ fn affiliated_key(nid: NodeId, jid: &BareJid) -> Vec<u8> {
 fn contact_key(account: &BareJid, jid: &BareJid) -> Vec<u8> {
     Key::new(b'r').text(account.as_str()).end(jid.as_str().as_bytes())
 }
+fn tally_key(jid: &BareJid) -> Vec<u8> {
+    Key::new(b'j').end(jid.as_str().as_bytes())
+}
 fn account_key(name: &LocalName) -> Vec<u8> {
     Key::new(b'p').end(name.as_str().as_bytes())
 }
@@ -185,6 +192,9 @@ fn hub_key(nid: NodeId, callback: &str) -> Vec<u8> {
 }
 fn hub_id_key(id: u64) -> Vec<u8> {
     Key::new(b'W').num(id).done()
+}
+fn ended_key(name: &LocalName) -> Vec<u8> {
+    Key::new(b'X').end(name.as_str().as_bytes())
 }
 fn sweep_key(nid: NodeId) -> Vec<u8> {
     Key::new(b'x').num(nid.0).done()

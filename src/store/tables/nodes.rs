@@ -96,20 +96,35 @@ fn id_keys(item: &Item) -> Vec<Vec<u8>> {
 }
 
 impl Tx<'_> {
-    /// Writes a node under its name.
-    pub fn put_node(&mut self, node: &Node) -> Result<()> {
+    /// Writes a new node under its name.
+    pub fn add_node(&mut self, node: &Node) -> Result<()> {
         self.put(node_name_key(&node.service, &node.name), encode(&node.id))?;
+        self.count_node(node, true)?;
+        self.put_node(node)
+    }
+
+    /// Writes a node as it is now.
+    pub fn put_node(&mut self, node: &Node) -> Result<()> {
         self.put(node_key(node.id), encode(node))
     }
 
     /// Frees the node's name; its rows stay readable by its id until they are swept.
     pub fn unname_node(&mut self, node: &Node) -> Result<()> {
+        self.count_node(node, false)?;
         self.delete(node_name_key(&node.service, &node.name))
     }
 
     /// Has the sweep look at a node once `event` was told: purged items, or all of it if its name is gone.
     pub fn mark_for_sweep(&mut self, nid: NodeId, event: u64) -> Result<()> {
         self.put(sweep_key(nid), encode(&event))
+    }
+
+    /// Has the sweep look at a node when it comes by, unless it waits for an Event of this node already.
+    pub fn sweep_soon(&mut self, nid: NodeId) -> Result<()> {
+        match self.read().get(&sweep_key(nid))? {
+            Some(_) => Ok(()),
+            None => self.mark_for_sweep(nid, 0),
+        }
     }
 
     /// The sweep is done with a node that goes on.
@@ -179,7 +194,7 @@ impl Tx<'_> {
             }
             Some(b's') => {
                 let subscription: crate::domain::subscription::Subscription = decode(value)?;
-                self.delete(subscribed_key(nid, &subscription.jid))?;
+                self.delete_subscription(nid, &subscription.jid)?;
             }
             Some(b'a') => {
                 if let Some(jid) =
@@ -190,7 +205,7 @@ impl Tx<'_> {
             }
             Some(b'w') => {
                 let subscription: crate::domain::hub::HubSubscription = decode(value)?;
-                self.delete(hub_id_key(subscription.id))?;
+                self.delete_hub_subscription(nid, &subscription)?;
             }
             _ => {}
         }

@@ -6,6 +6,9 @@ use super::*;
 use crate::domain::policy::Standing;
 use crate::domain::subscription::{Affiliation, Contact, Subscription};
 
+/// So many resources of one account subscribe to one node, beside the account itself.
+pub const RESOURCES_MOST: usize = 10;
+
 impl dyn Read + '_ {
     pub fn subscription(&self, nid: NodeId, jid: &Jid) -> Result<Option<Subscription>> {
         row(self, &subscription_key(nid, jid))
@@ -31,11 +34,11 @@ impl dyn Read + '_ {
         Ok(found)
     }
 
-    /// The subscriptions of a bare JID and its resources to one node.
+    /// The subscriptions of a bare JID and its resources to one node: [`RESOURCES_MOST`] of them and itself.
     pub fn subscriptions_at(&self, nid: NodeId, jid: &BareJid) -> Result<Vec<Subscription>> {
         let prefix = Key::new(b'b').text(jid.as_str()).num(nid.0).done();
         let mut found = Vec::new();
-        for (key, _) in self.range(&prefix, &after(&prefix), 1000, false)? {
+        for (key, _) in self.range(&prefix, &after(&prefix), RESOURCES_MOST + 1, false)? {
             let of_node = [Key::new(b's').num(nid.0).done().as_slice(), &key[prefix.len()..]].concat();
             found.extend(row::<Subscription>(self, &of_node)?);
         }
@@ -86,13 +89,21 @@ fn bare_at(key: &[u8], at: usize) -> Option<BareJid> {
 
 impl Tx<'_> {
     pub fn put_subscription(&mut self, nid: NodeId, subscription: &Subscription) -> Result<()> {
-        self.put(subscription_key(nid, &subscription.jid), encode(subscription))?;
-        self.put(subscribed_key(nid, &subscription.jid), encode(&()))
+        let key = subscribed_key(nid, &subscription.jid);
+        if self.read().get(&key)?.is_none() {
+            self.put(key, encode(&()))?;
+            self.count_subscription(&subscription.jid.to_bare(), true)?;
+        }
+        self.put(subscription_key(nid, &subscription.jid), encode(subscription))
     }
 
     pub fn delete_subscription(&mut self, nid: NodeId, jid: &Jid) -> Result<()> {
-        self.delete(subscription_key(nid, jid))?;
-        self.delete(subscribed_key(nid, jid))
+        let key = subscribed_key(nid, jid);
+        if self.read().get(&key)?.is_some() {
+            self.delete(key)?;
+            self.count_subscription(&jid.to_bare(), false)?;
+        }
+        self.delete(subscription_key(nid, jid))
     }
 
     /// Sets an affiliation; `None` removes it.
