@@ -4,7 +4,7 @@ use jid::BareJid;
 use serde::{Deserialize, Serialize};
 
 use super::item::ItemId;
-use super::node_config::NodeConfig;
+use super::node_config::{AccessModel, NodeConfig};
 use crate::base::clock::Timestamp;
 
 /// The microblog of an account (XEP-0277 §2, XEP-0472).
@@ -97,6 +97,19 @@ pub struct Node {
     pub creator: BareJid,
     pub created: Timestamp,
     pub config: NodeConfig,
+    /// The access model of the posts that a comments node belongs to: lent where the node is read, never stored.
+    #[serde(skip)]
+    pub posts: Option<AccessModel>,
+}
+
+impl Node {
+    /// Who may read it: a comments node without a model of its own follows the posts it belongs to.
+    pub fn access(&self) -> AccessModel {
+        match (self.config.access_model, self.posts) {
+            (AccessModel::Open, Some(posts)) => posts,
+            (own, _) => own,
+        }
+    }
 }
 
 /// The figures of a node that each publish moves.

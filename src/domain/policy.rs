@@ -58,7 +58,7 @@ pub fn may(standing: Standing, verb: Verb, node: &Node) -> Result<(), Refusal> {
             if matches!(affiliation, Publisher | Member) {
                 return Ok(());
             }
-            match node.config.access_model {
+            match node.access() {
                 AccessModel::Open => Ok(()),
                 AccessModel::Presence if standing.contact => Ok(()),
                 AccessModel::Presence => Err(Refusal::PresenceRequired),
@@ -76,9 +76,13 @@ pub fn may(standing: Standing, verb: Verb, node: &Node) -> Result<(), Refusal> {
             (Outcast, _) => Err(Refusal::PublishForbidden),
             (Publisher | PublishOnly, _) => Ok(()),
             // Whoever cannot read the node cannot write into it either: an open publish model does not open it.
-            (_, PublishModel::Open) => may(standing, Verb::Retrieve, node).map_err(|_| Refusal::PublishForbidden),
-            (_, PublishModel::Subscribers) if standing.subscription == Some(SubscriptionState::Subscribed) => Ok(()),
-            _ => Err(Refusal::PublishForbidden),
+            (_, PublishModel::Subscribers) if standing.subscription != Some(SubscriptionState::Subscribed) => {
+                Err(Refusal::PublishForbidden)
+            }
+            (_, PublishModel::Open | PublishModel::Subscribers) => {
+                may(standing, Verb::Retrieve, node).map_err(|_| Refusal::PublishForbidden)
+            }
+            (_, PublishModel::Publishers) => Err(Refusal::PublishForbidden),
         },
         Verb::Overrule => Err(Refusal::RetractForbidden),
         Verb::Purge => Err(Refusal::PurgeForbidden),
@@ -102,7 +106,7 @@ pub enum Viewer<'a> {
 /// Whether `viewer` may see `item` of `node`. Every read path asks this: items, feed, page, fan-out.
 pub fn may_see(viewer: Viewer<'_>, node: &Node, item: &Item) -> Result<(), Refusal> {
     match viewer {
-        Viewer::Public => match (node.config.access_model, item.audience) {
+        Viewer::Public => match (node.access(), item.audience) {
             (AccessModel::Open, Audience::Node) => Ok(()),
             _ => Err(Refusal::RetrieveForbidden),
         },
@@ -137,6 +141,7 @@ mod tests {
                 publish_model: publish,
                 ..NodeConfig::default_for(NodeKind::Leaf)
             },
+            posts: None,
         }
     }
 

@@ -74,7 +74,8 @@ impl Service {
         self.decide(Turn::free(), move |tx| create(&inner, tx, &name, &owner)).await
     }
 
-    /// Ends an account (XEP-0077 §3.2); its name stays taken. What it published stays until its nodes are deleted.
+    /// Ends an account (XEP-0077 §3.2); its name stays taken. What it published cannot be seen from now on; its nodes
+    /// are deleted by and by, and their subscribers told.
     pub async fn remove_account(&self, turn: Turn, name: LocalName, by: Option<BareJid>) -> Result<Account, Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
@@ -84,6 +85,7 @@ impl Service {
             }
             let ended = Account { removed: Some(inner.clock.now()), ..account };
             tx.put_account(&ended)?;
+            tx.mark_ended(&ended.name)?;
             Ok(ended)
         })
         .await

@@ -26,7 +26,7 @@ pub(super) enum Draft {
 }
 
 /// Who is shown as the author of a post.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Writer {
     /// The virtual JID of an account, or the publisher's own address.
     pub jid: BareJid,

@@ -2,17 +2,18 @@
 
 use jid::{BareJid, Jid};
 
-use super::places::Place;
+use super::places::{Place, node_ref};
 use super::{Decided, Inner, Service, bare, of_hosts};
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
-use crate::domain::event::What;
+use crate::domain::event::{Event, What};
+use crate::domain::item::ItemId;
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeName};
 use crate::domain::node_config::{FieldError, NodeConfig};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::Affiliation;
-use crate::store::Tx;
+use crate::store::{Read, Tx, kv};
 
 /// Submitted fields of a configuration form or of publish-options, without FORM_TYPE: name and values.
 pub type Fields = Vec<(String, Vec<String>)>;
@@ -39,6 +40,7 @@ impl Inner {
     /// A node that is not there yet, if `by` may create it; without rows still.
     pub(super) fn new_node(
         &self,
+        r: &dyn Read,
         place: &Place,
         service: &BareJid,
         name: NodeName,
@@ -56,10 +58,22 @@ impl Inner {
             return Err(Refusal::CreateForbidden.into());
         }
         let kind = NodeKind::of(&name, matches!(place, Place::Account(_)));
+        if kind == NodeKind::Leaf && r.tally(by)?.nodes >= self.rules.quota.nodes && !self.rules.admins.contains(by) {
+            return Err(Refusal::TooManyNodes.into());
+        }
         let mut config = NodeConfig::default_for(kind);
         set_fields(&mut config, fields)?;
         let created = self.clock.now();
-        Ok(Node { id: NodeId(0), service: service.clone(), name, kind, creator: by.clone(), created, config })
+        Ok(Node {
+            id: NodeId(0),
+            service: service.clone(),
+            name,
+            kind,
+            creator: by.clone(),
+            created,
+            config,
+            posts: None,
+        })
     }
 }
 
@@ -71,12 +85,42 @@ fn speaks_for_service(name: &NodeName) -> bool {
 }
 
 /// How a node changes its state by one: the number that its Event carries.
-pub(super) fn advance(tx: &mut Tx<'_>, nid: NodeId, now: Timestamp) -> Decided<u64> {
+fn advance(tx: &mut Tx<'_>, nid: NodeId, now: Timestamp) -> kv::Result<u64> {
     let mut state = tx.read().node_state(nid)?;
     state.seq += 1;
     state.changed = now;
     tx.put_node_state(nid, &state)?;
     Ok(state.seq)
+}
+
+/// Takes a node away: nobody finds it from now on, its subscribers are told, its rows are swept after. Five rows.
+pub(super) fn remove(tx: &mut Tx<'_>, node: &Node, now: Timestamp) -> kv::Result<()> {
+    let node_seq = advance(tx, node.id, now)?;
+    tx.unname_node(node)?;
+    let event = tx.emit(&Event { at: now, node: node_ref(node), node_seq, what: What::Deleted })?;
+    tx.mark_for_sweep(node.id, event)
+}
+
+/// Takes the comments on an item away with it, if it is one of the posts of `posts`: no later item of the same id
+/// inherits them. Five rows at most.
+pub fn remove_comments(tx: &mut Tx<'_>, posts: &Node, item: &ItemId, now: Timestamp) -> kv::Result<()> {
+    if posts.kind != NodeKind::Microblog {
+        return Ok(());
+    }
+    let Some(comments) = tx.read().node_named(&posts.service, &NodeName::comments(item))? else { return Ok(()) };
+    // A microblog that was made anew has posts and comments of its own.
+    let of_later =
+        tx.read().node_named(&posts.service, &posts.name)?.is_some_and(|now| posts.id < now.id && now.id < comments.id);
+    if of_later { Ok(()) } else { remove(tx, &comments, now) }
+}
+
+/// Takes away at most `limit` of the nodes at `service`, with about six rows each; how many.
+pub fn remove_some(tx: &mut Tx<'_>, service: &BareJid, now: Timestamp, limit: usize) -> kv::Result<usize> {
+    let nodes = tx.read().nodes_of(service, None, limit)?;
+    for node in &nodes {
+        remove(tx, node, now)?;
+    }
+    Ok(nodes.len())
 }
 
 impl Service {
@@ -100,10 +144,11 @@ impl Service {
                 if node.id != NodeId(0) || node.creator != by {
                     return Err(Refusal::NodeExists.into());
                 }
-            } else if name.commented_item().is_some() && matches!(place, Place::Account(_)) {
+            } else if NodeKind::of(&name, matches!(place, Place::Account(_))) == NodeKind::Comments {
+                // Comments nodes exist by themselves, or their post is not there.
                 return Err(Refusal::NodeNotFound.into());
             }
-            let node = inner.new_node(&place, &service, name, &by, &fields)?;
+            let node = inner.new_node(tx.read(), &place, &service, name, &by, &fields)?;
             Ok(inner.materialise(tx, node)?.name)
         })
         .await
@@ -135,6 +180,11 @@ impl Service {
                 return Ok(());
             }
             tx.put_node(&node)?;
+            let items = tx.read().node_state(node.id)?.items;
+            if node.config.max_items.is_some_and(|most| u64::from(most) < items) {
+                // What is over the new edge goes by and by.
+                tx.sweep_soon(node.id)?;
+            }
             let seq = advance(tx, node.id, inner.clock.now())?;
             if node.config.notify_config {
                 tx.emit(&inner.event(&node, seq, What::Configured))?;
@@ -153,11 +203,7 @@ impl Service {
             if node.id == NodeId(0) {
                 return Ok(());
             }
-            let seq = advance(tx, node.id, inner.clock.now())?;
-            tx.unname_node(&node)?;
-            let event = tx.emit(&inner.event(&node, seq, What::Deleted))?;
-            tx.mark_for_sweep(node.id, event)?;
-            Ok(())
+            Ok(remove(tx, &node, inner.clock.now())?)
         })
         .await
     }
@@ -168,13 +214,14 @@ impl Service {
         self.decide(turn, move |tx| {
             let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Purge, &node)?;
-            if !node.config.persist_items {
+            let mut state = tx.read().node_state(node.id)?;
+            // Items from before a node stopped keeping them can still be removed.
+            if !node.config.persist_items && state.items == 0 {
                 return Err(Refusal::PurgePersistentItemsOff.into());
             }
             if node.id == NodeId(0) {
                 return Ok(());
             }
-            let mut state = tx.read().node_state(node.id)?;
             state.seq += 1;
             state.floor = state.seq;
             state.changed = inner.clock.now();

@@ -2,7 +2,7 @@
 
 use jid::BareJid;
 
-use super::{Decided, Inner, Stop, account};
+use super::{Decided, Inner, Stop, account, node};
 use crate::domain::address::Whom;
 use crate::domain::error::Refusal;
 use crate::domain::event::{Event, NodeRef, What};
@@ -62,22 +62,24 @@ impl Inner {
         service: &BareJid,
         name: &NodeName,
     ) -> Decided<Option<Node>> {
-        if let Some(node) = r.node_named(service, name)? {
-            return Ok(Some(in_step(r, node)?));
-        }
-        let Place::Account(account) = place else { return Ok(None) };
-        let by_itself = match name.commented_item() {
-            None => name.as_str() == MICROBLOG,
+        let there = r.node_named(service, name)?;
+        let Place::Account(account) = place else { return Ok(there) };
+        let posts = match name.commented_item() {
+            None if name.as_str() == MICROBLOG || there.is_some() => None,
+            None => return Ok(None),
+            // Comments live and die with their post.
             Some(item) => match r.node_named(service, &NodeName::microblog())? {
-                Some(microblog) => visible(r, &microblog, &item)?.is_some(),
-                None => false,
+                Some(posts) if visible(r, &posts, &item)?.is_some() => Some(posts),
+                _ => return Ok(None),
             },
         };
-        let kind = NodeKind::of(name, true);
-        if !by_itself {
-            return Ok(None);
+        let lent = posts.as_ref().and_then(closed);
+        // One that is older than the posts belongs to a microblog that was deleted: its time is over.
+        if let Some(node) = there.filter(|node| posts.as_ref().is_none_or(|posts| posts.id < node.id)) {
+            return Ok(Some(Node { posts: lent, ..node }));
         }
-        let node = Node {
+        let kind = NodeKind::of(name, true);
+        Ok(Some(Node {
             id: NodeId(0),
             service: service.clone(),
             name: name.clone(),
@@ -85,15 +87,18 @@ impl Inner {
             creator: account.owner.clone(),
             created: account.created,
             config: NodeConfig::default_for(kind),
-        };
-        Ok(Some(in_step(r, node)?))
+            posts: lent,
+        }))
     }
 
     /// Gives a node that exists by itself, or is being created, its rows; its creator becomes the owner.
     pub(super) fn materialise(&self, tx: &mut Tx<'_>, mut node: Node) -> Decided<Node> {
         if node.id == NodeId(0) {
+            if let Some(over) = tx.read().node_named(&node.service, &node.name)? {
+                node::remove(tx, &over, self.clock.now())?;
+            }
             node.id = NodeId(tx.next(Counter::Node));
-            tx.put_node(&node)?;
+            tx.add_node(&node)?;
             tx.put_node_state(node.id, &NodeState::default())?;
             tx.put_affiliation(node.id, &node.creator, Affiliation::Owner)?;
         }
@@ -116,7 +121,7 @@ pub(super) fn node_ref(node: &Node) -> NodeRef {
 }
 
 /// What `jid` is to `node`, which may be without rows. At a comments node, who may read guarded posts is a member, and
-/// who is barred from the posts is barred from what is said about them.
+/// who may not read the posts, or is barred from them, is barred from what is said about them.
 pub fn standing(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::Result<Standing> {
     let mut standing = r.standing(node.id, &node.service, jid)?;
     if node.creator == *jid && node.id == NodeId(0) {
@@ -127,25 +132,35 @@ pub fn standing(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::R
         && let Some(posts) = r.node_named(&node.service, &NodeName::microblog())?
     {
         let there = r.standing(posts.id, &node.service, jid)?;
-        if there.affiliation == Affiliation::Outcast {
-            standing.affiliation = Affiliation::Outcast;
-        } else if posts.config.access_model != AccessModel::Open && may(there, Verb::Retrieve, &posts).is_ok() {
-            standing.affiliation = Affiliation::Member;
-        }
+        let follows = node.config.access_model == AccessModel::Open;
+        let guarded = posts.config.access_model != AccessModel::Open;
+        standing.affiliation = match may(there, Verb::Retrieve, &posts) {
+            _ if there.affiliation == Affiliation::Outcast => Affiliation::Outcast,
+            Ok(()) if guarded && follows => Affiliation::Member,
+            // With an access model of its own, the node would let in whom the posts do not.
+            Err(_) if !follows => Affiliation::Outcast,
+            _ => Affiliation::None,
+        };
     }
     Ok(standing)
 }
 
-/// A comments node is never more open than the posts it belongs to: who may not read these may not read what is said
-/// about them. Whoever decides about access or sends notifications looks at the node through this.
-pub fn in_step(r: &dyn Read, mut node: Node) -> crate::store::kv::Result<Node> {
-    if node.kind == NodeKind::Comments
-        && node.config.access_model == AccessModel::Open
-        && let Some(microblog) = r.node_named(&node.service, &NodeName::microblog())?
-    {
-        node.config.access_model = microblog.config.access_model;
+/// A node as whoever decides about access or sends notifications looks at it: a comments node is never more open than
+/// the posts it belongs to.
+pub fn in_step(r: &dyn Read, node: Node) -> crate::store::kv::Result<Node> {
+    if node.kind != NodeKind::Comments {
+        return Ok(node);
     }
-    Ok(node)
+    let posts = match r.node_named(&node.service, &NodeName::microblog())? {
+        Some(posts) => closed(&posts),
+        None => Some(AccessModel::Whitelist),
+    };
+    Ok(Node { posts, ..node })
+}
+
+/// What the posts lend to their comments, if not everybody may read them.
+fn closed(posts: &Node) -> Option<AccessModel> {
+    Some(posts.config.access_model).filter(|model| *model != AccessModel::Open)
 }
 
 /// An item that was not purged.

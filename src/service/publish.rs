@@ -6,7 +6,8 @@ use jid::{BareJid, Jid};
 use super::entries::{Draft, Prepared, Writer};
 use super::node::Fields;
 use super::places::{Place, visible};
-use super::{Decided, Inner, Service, bare};
+use super::{Decided, Inner, Service, bare, node};
+use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
@@ -14,7 +15,8 @@ use crate::domain::item::{Audience, Item, ItemId, Version};
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeState};
 use crate::domain::node_config::{FieldError, ITEMS_MAX};
 use crate::domain::policy::{Verb, may};
-use crate::store::{Counter, Tx};
+use crate::domain::subscription::Affiliation;
+use crate::store::{Counter, Read, Tx, kv};
 
 /// What somebody wants published.
 #[derive(Clone, Debug)]
@@ -37,12 +39,19 @@ pub enum Payload {
     Text(String),
 }
 
-/// One publish, as far as it is decided beforehand.
+/// Which item is kept, and whose it is.
 #[derive(Clone, Copy)]
 struct Post<'a> {
     id: &'a ItemId,
     by: &'a BareJid,
     author: &'a BareJid,
+}
+
+/// What completing an entry depends on.
+struct Known {
+    writer: Writer,
+    /// The item that the publish replaces.
+    edits: Option<Item>,
 }
 
 /// A trim removes at most this many items with one publish; what is left goes with the next ones.
@@ -64,65 +73,93 @@ impl Service {
             Some(payload) => Some(Draft::read(payload, kind)?),
             None => None,
         };
-        // At an account people are shown under their address there; the component's own nodes name the publisher.
-        let writer = match publish.at.service != self.addresses.component {
+        // What an earlier request of the same sender does to their account is seen only where it is decided.
+        let hurried = turn.others_open();
+        let at_account = publish.at.service != self.addresses.component;
+        let known = match at_account {
+            // The component's own nodes name the publisher.
+            false => Known { writer: Writer::plain(&by), edits: None },
             true => {
-                let (inner, service, by) = (self.clone(), publish.at.service.clone(), by.clone());
-                self.peek(move |r| inner.writer(r, &service, &by)).await?
+                let (inner, at, id, by) = (self.clone(), publish.at.clone(), id.clone(), by.clone());
+                self.peek(move |r| {
+                    let node = r.node_named(&at.service, &at.name)?;
+                    let edits = node.map(|node| visible(r, &node, &id)).transpose()?.flatten();
+                    inner.known(r, &at.service, &by, edits)
+                })
+                .await?
             }
-            false => Writer::plain(&by),
         };
-        let prepared = match &draft {
-            Some(draft) => Some(self.prepare(draft, &publish.at.service, &publish.at.name, &id, &writer, None)?),
-            None => None,
+        let complete = {
+            let (inner, at, id) = (self.clone(), publish.at.clone(), id.clone());
+            move |draft: &Draft, known: &Known| {
+                inner.prepare(draft, &at.service, &at.name, &id, &known.writer, known.edits.as_ref())
+            }
         };
+        let prepared = draft.as_ref().map(|draft| complete(draft, &known)).transpose()?;
         self.decide(turn, move |tx| {
-            let post = Post { id: &id, by: &by, author: &writer.jid };
             let place = inner.place_for_write(tx, &publish.at.service, &by)?;
             let node = inner.node_for_publish(tx, &place, &publish, &by)?;
             let existing = visible(tx.read(), &node, &id)?;
             if let Some(item) = &existing
                 && item.publisher != by
-                && inner.standing(tx.read(), &node, &by)?.affiliation != crate::domain::subscription::Affiliation::Owner
+                && inner.standing(tx.read(), &node, &by)?.affiliation != Affiliation::Owner
             {
                 return Err(Refusal::OverwriteForbidden.into());
             }
-            let Some(prepared) = &prepared else {
+            let (Some(prepared), Some(draft)) = (&prepared, &draft) else {
                 // XEP-0060 §7.1.3.5: what is kept, or told with its payload, needs one.
                 return match node.config.persist_items || node.config.deliver_payloads {
                     true => Err(Refusal::PayloadRequired.into()),
-                    false => inner.keep(tx, &node, post, None, &Prepared::empty()),
+                    false => {
+                        let post = Post { id: &id, by: &by, author: &known.writer.jid };
+                        inner.keep(tx, &node, post, None, &Prepared::empty())
+                    }
                 };
             };
-            // An edit keeps the identity, the date and the author of what it replaces: written anew with those.
-            let edited = match (&existing, &draft) {
-                (Some(item), Some(draft)) if node.kind.holds_entries() => {
-                    let writer = inner.writer(tx.read(), &publish.at.service, &item.publisher)?;
-                    Some(inner.prepare(draft, &publish.at.service, &publish.at.name, &id, &writer, Some(item))?)
-                }
-                _ => None,
+            // Completed once more if somebody came between: an edit keeps the identity, the date and the author of what
+            // it replaces.
+            let same = |item: &Option<Item>| item.as_ref().map(|item| item.version);
+            let changed = same(&existing) != same(&known.edits);
+            let now = match at_account && (changed || hurried) {
+                true => Some(inner.known(tx.read(), &publish.at.service, &by, existing.clone())?),
+                false => None,
             };
-            let prepared = edited.as_ref().unwrap_or(prepared);
+            let now = now.filter(|now| changed || now.writer != known.writer);
+            let again = now.as_ref().map(|now| complete(draft, now)).transpose()?;
+            let (prepared, writer) =
+                (again.as_ref().unwrap_or(prepared), now.as_ref().map_or(&known.writer, |now| &now.writer));
             let most = inner.rules.max_payload.min(node.config.max_payload_size as usize);
             if prepared.payload.len() > most {
                 return Err(Refusal::PayloadTooBig.into());
             }
-            inner.keep(tx, &node, post, existing, prepared)
+            inner.keep(tx, &node, Post { id: &id, by: &by, author: &writer.jid }, existing, prepared)
         })
         .await
     }
 }
 
 impl Inner {
+    fn known(&self, r: &dyn Read, service: &BareJid, by: &BareJid, edits: Option<Item>) -> Decided<Known> {
+        let publisher = edits.as_ref().map_or(by, |item| &item.publisher);
+        Ok(Known { writer: self.writer(r, service, publisher)?, edits })
+    }
+
     /// The node to publish to, with rows; made now if that is due.
     fn node_for_publish(&self, tx: &mut Tx<'_>, place: &Place, publish: &Publish, by: &BareJid) -> Decided<Node> {
         let Some(node) = self.find_at(tx.read(), place, &publish.at.service, &publish.at.name)? else {
             // Auto-create (XEP-0060 §7.1.4): for who could create it; others learn only that it is not there.
             let missing = |_| Refusal::PublishNodeNotFound;
-            if publish.at.name.commented_item().is_some() && matches!(place, Place::Account(_)) {
+            if NodeKind::of(&publish.at.name, matches!(place, Place::Account(_))) == NodeKind::Comments {
                 return Err(Refusal::PublishNodeNotFound.into());
             }
-            let node = match self.new_node(place, &publish.at.service, publish.at.name.clone(), by, &publish.options) {
+            let node = match self.new_node(
+                tx.read(),
+                place,
+                &publish.at.service,
+                publish.at.name.clone(),
+                by,
+                &publish.options,
+            ) {
                 Err(super::Stop::Refused(refusal @ Refusal::CreateForbidden)) => return Err(missing(refusal).into()),
                 other => other?,
             };
@@ -132,8 +169,9 @@ impl Inner {
         let mut node = node;
         if node.id == NodeId(0) && node.creator == *by {
             // The first publish of its owner configures a node that existed only by itself.
-            node.config =
-                self.new_node(place, &publish.at.service, publish.at.name.clone(), by, &publish.options)?.config;
+            node.config = self
+                .new_node(tx.read(), place, &publish.at.service, publish.at.name.clone(), by, &publish.options)?
+                .config;
         }
         for (var, values) in &publish.options {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
@@ -197,29 +235,30 @@ impl Inner {
             {
                 tx.delete_item(node.id, &purged)?;
                 tx.release_payload(purged.version, purged.event)?;
+                node::remove_comments(tx, node, id, now)?;
             }
             tx.put_item(node.id, &item)?;
-            trim(tx, node, &mut state)?;
+            trim(tx, node, &mut state, now, TRIM)?;
         }
         tx.put_node_state(node.id, &state)?;
         Ok(id.clone())
     }
 }
 
-/// Removes the oldest items beyond `max_items`, untold: a retraction for each would be a storm.
-fn trim(tx: &mut Tx<'_>, node: &Node, state: &mut NodeState) -> Decided<()> {
+/// Removes the oldest items beyond `max_items`, at most `at_once` of them; how many. They go untold: a retraction for
+/// each would be a storm. Ten rows each at most, and the state is the caller's to write.
+pub fn trim(tx: &mut Tx<'_>, node: &Node, state: &mut NodeState, now: Timestamp, at_once: usize) -> kv::Result<usize> {
     let most = u64::from(node.config.max_items.unwrap_or(ITEMS_MAX));
-    if state.items <= most {
-        return Ok(());
-    }
-    let over = usize::try_from(state.items - most).unwrap_or(TRIM).min(TRIM);
-    for old in tx.read().items(node.id, state.floor + 1, u64::MAX, over, false)? {
-        tx.delete_item(node.id, &old)?;
+    let over = usize::try_from(state.items.saturating_sub(most)).unwrap_or(at_once).min(at_once);
+    let oldest = tx.read().items(node.id, state.floor + 1, u64::MAX, over, false)?;
+    for old in &oldest {
+        tx.delete_item(node.id, old)?;
         tx.release_payload(old.version, old.event)?;
+        node::remove_comments(tx, node, &old.id, now)?;
         state.items -= 1;
         state.bytes = state.bytes.saturating_sub(u64::from(old.size));
         // The next trim begins here: a database would step over every row that was ever removed below.
         state.floor = old.place;
     }
-    Ok(())
+    Ok(oldest.len())
 }

@@ -3,7 +3,7 @@
 use jid::Jid;
 
 use super::places::visible;
-use super::{Service, bare};
+use super::{Service, bare, node};
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
@@ -32,14 +32,15 @@ impl Service {
         self.decide(turn, move |tx| {
             let by = bare(&by);
             let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
-            if !node.config.persist_items {
+            let mut state = tx.read().node_state(node.id)?;
+            // Items from before a node stopped keeping them can still be retracted.
+            if !node.config.persist_items && state.items == 0 {
                 return Err(Refusal::PersistentItemsOff.into());
             }
             if node.id == NodeId(0) {
                 return Err(Refusal::ItemNotFound.into());
             }
             let standing = inner.standing(tx.read(), &node, &by)?;
-            let mut state = tx.read().node_state(node.id)?;
             for id in &items {
                 let item = visible(tx.read(), &node, id)?;
                 let owner = standing.affiliation == Affiliation::Owner;
@@ -59,6 +60,7 @@ impl Service {
                 let item = item.ok_or(Refusal::ItemNotFound)?;
                 tx.delete_item(node.id, &item)?;
                 tx.release_payload(item.version, item.event)?;
+                node::remove_comments(tx, &node, id, inner.clock.now())?;
                 state.seq += 1;
                 state.changed = inner.clock.now();
                 state.items = state.items.saturating_sub(1);

@@ -12,7 +12,7 @@ use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
 use crate::domain::item::{Item, ItemId};
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeName, NodeState};
-use crate::domain::node_config::NodeConfig;
+use crate::domain::node_config::{AccessModel, NodeConfig};
 use crate::domain::policy::{Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::store::{Account, Read};
@@ -283,7 +283,7 @@ impl Inner {
         let Place::Account(account) = self.place(r, &service)? else { return Err(Refusal::NoSuchAccount.into()) };
         let place = Place::Account(account.clone());
         let node = self.find_at(r, &place, &service, &NodeName::microblog())?.ok_or(Refusal::NodeNotFound)?;
-        if node.config.access_model != crate::domain::node_config::AccessModel::Open {
+        if node.access() != AccessModel::Open {
             return Err(Refusal::RetrieveForbidden.into());
         }
         Ok((account, node))

@@ -333,7 +333,7 @@ fn is_told(r: &dyn Read, audience: &Audience, event: &Event, subscription: &Subs
         Some(all) => all.get(&bare).copied().unwrap_or_default(),
         None => r.affiliation(node.id, &bare)?,
     };
-    let contact = match node.config.access_model {
+    let contact = match node.access() {
         AccessModel::Presence => r.contact(&node.service, &bare)?.is_some(),
         _ => false,
     };
