@@ -98,11 +98,12 @@ impl Service {
 
     /// The active accounts that a Jabber account owns.
     pub async fn accounts_of(&self, turn: Turn, owner: BareJid) -> Result<Vec<Account>, Refusal> {
-        self.look(turn, move |r| Ok(r.accounts_of(&owner)?.into_iter().filter(Account::is_active).collect())).await
+        self.look_through(turn, move |r| Ok(r.accounts_of(&owner)?.into_iter().filter(Account::is_active).collect()))
+            .await
     }
 
     /// Accounts, removed ones included, in the order of their names.
     pub async fn accounts(&self, behind: Option<LocalName>, limit: usize) -> Result<Vec<Account>, Refusal> {
-        self.look(Turn::free(), move |r| Ok(r.accounts(behind.as_ref(), limit)?)).await
+        self.look_through(Turn::free(), move |r| Ok(r.accounts(behind.as_ref(), limit)?)).await
     }
 }

@@ -20,7 +20,7 @@ impl Service {
     /// All subscriptions of a node, pending ones included.
     pub async fn subscriptions(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<Vec<Subscription>, Refusal> {
         let inner = self.clone();
-        self.look(turn, move |r| {
+        self.look_through(turn, move |r| {
             let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Manage, &node).map_err(|_| Refusal::ManageForbidden)?;
             Ok(r.subscriptions(node.id, &[], LIST_MOST)?.into_iter().map(|(_, s)| s).collect())
@@ -78,7 +78,7 @@ impl Service {
         at: NodeAddress,
     ) -> Result<Vec<(BareJid, Affiliation)>, Refusal> {
         let inner = self.clone();
-        self.look(turn, move |r| {
+        self.look_through(turn, move |r| {
             let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Manage, &node)?;
             if node.id.0 == 0 {

@@ -93,19 +93,49 @@ impl Service {
         answer.await.map_err(failed)?
     }
 
-    /// A read that waits for what the same sender asked for before.
-    async fn look<T, F>(&self, mut turn: Turn, look: F) -> Result<T, Refusal>
+    /// A read of a few rows that waits for what the same sender asked for before.
+    async fn look<T, F>(&self, turn: Turn, look: F) -> Result<T, Refusal>
     where
         F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
         T: Send + 'static,
     {
+        self.settled(turn).await?;
+        self.glance(look).await
+    }
+
+    /// A read of who knows how many rows that waits for what the same sender asked for before.
+    async fn look_through<T, F>(&self, turn: Turn, look: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.settled(turn).await?;
+        self.peek(look).await
+    }
+
+    /// Returns when what the same sender asked for before is durable.
+    async fn settled(&self, mut turn: Turn) -> Result<(), Refusal> {
         turn.come().await;
         if turn.others_open() {
             // An empty decision is answered when all before it is durable.
             self.store.commit(Lane::Asked, |_| Ok(Ok::<(), ()>(()))).await.map_err(failed)?.ok();
         }
         turn.pass();
-        self.peek(look).await
+        Ok(())
+    }
+
+    /// A read of a few rows that waits for nobody.
+    async fn glance<T, F>(&self, look: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let out = self.store.glance(move |r| match look(r) {
+            Ok(value) => Ok(Ok(value)),
+            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stop::Failed(error)) => Err(error),
+        });
+        out.await.map_err(failed)?
     }
 
     /// A read of the durable state that waits for nobody.

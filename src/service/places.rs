@@ -123,10 +123,10 @@ pub(super) fn node_ref(node: &Node) -> NodeRef {
 /// What `jid` is to `node`, which may be without rows. At a comments node, who may read guarded posts is a member, and
 /// who may not read the posts, or is barred from them, is barred from what is said about them.
 pub fn standing(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::Result<Standing> {
-    let mut standing = r.standing(node.id, &node.service, jid)?;
     if node.creator == *jid && node.id == NodeId(0) {
-        standing.affiliation = Affiliation::Owner;
+        return Ok(Standing { affiliation: Affiliation::Owner, ..Standing::default() });
     }
+    let mut standing = r.standing(node.id, &node.service, jid)?;
     if node.kind == NodeKind::Comments
         && standing.affiliation == Affiliation::None
         && let Some(posts) = r.node_named(&node.service, &NodeName::microblog())?

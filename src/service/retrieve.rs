@@ -28,6 +28,17 @@ pub enum Which {
     Page(Page),
 }
 
+impl Which {
+    /// At most so many are asked for.
+    fn most(&self) -> usize {
+        match self {
+            Which::Ids(ids) => ids.len(),
+            Which::Newest(n) => n.unwrap_or(ITEMS_MOST),
+            Which::Page(page) => page.max.unwrap_or(ITEMS_MOST),
+        }
+    }
+}
+
 /// A page of a result set (XEP-0059 §2).
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -54,6 +65,9 @@ pub struct Items {
 pub const ITEMS_MOST: usize = 200;
 /// … and this many bytes of payload: what Prosody takes from a component in one stanza is 512 KiB.
 pub const BYTES_MOST: usize = 300_000;
+
+/// An answer of so many items is read in a moment.
+const FEW: usize = 25;
 
 /// Pages of nodes that are looked through for those that may be shown.
 const HIDDEN_PAGES: usize = 50;
@@ -94,7 +108,8 @@ impl Service {
     /// Items of a node as `by` may see them.
     pub async fn items(&self, turn: Turn, by: Jid, at: NodeAddress, which: Which) -> Result<Items, Refusal> {
         let inner = self.clone();
-        self.look(turn, move |r| {
+        let few = which.most() <= FEW;
+        let look = move |r: &dyn Read| {
             let by = bare(&by);
             let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
             let standing = inner.standing(r, &node, &by)?;
@@ -104,8 +119,11 @@ impl Service {
             }
             let viewer = Viewer::Jid { jid: &by, standing };
             select(r, &node, viewer, &which)
-        })
-        .await
+        };
+        match few {
+            true => self.look(turn, look).await,
+            false => self.look_through(turn, look).await,
+        }
     }
 
     /// What is at `service`: the component, or an account.
@@ -132,7 +150,7 @@ impl Service {
         limit: usize,
     ) -> Result<Vec<Node>, Refusal> {
         let inner = self.clone();
-        self.look(turn, move |r| {
+        self.look_through(turn, move |r| {
             let place = inner.place(r, &service)?;
             let microblog = NodeName::microblog();
             let by_itself = matches!(place, Place::Account(_)) && r.node_named(&service, &microblog)?.is_none();
@@ -196,7 +214,7 @@ impl Service {
         name: Option<NodeName>,
     ) -> Result<Vec<(NodeName, Subscription)>, Refusal> {
         let inner = self.clone();
-        self.look(turn, move |r| {
+        self.look_through(turn, move |r| {
             inner.place(r, &service)?;
             let mut found = Vec::new();
             for (nid, subscription) in r.subscriptions_of(&bare(&by), 10_000)? {
@@ -219,7 +237,7 @@ impl Service {
         name: Option<NodeName>,
     ) -> Result<Vec<(NodeName, Affiliation)>, Refusal> {
         let inner = self.clone();
-        self.look(turn, move |r| {
+        self.look_through(turn, move |r| {
             inner.place(r, &service)?;
             let mut found = Vec::new();
             for (nid, affiliation) in r.affiliations_of(&bare(&by), 10_000)? {
@@ -239,7 +257,7 @@ impl Service {
         turn: Turn,
         by: BareJid,
     ) -> Result<Vec<(BareJid, NodeName, SubscriptionState)>, Refusal> {
-        self.look(turn, move |r| {
+        self.look_through(turn, move |r| {
             let mut found = Vec::new();
             for (nid, subscription) in r.subscriptions_of(&by, 1000)? {
                 if let Some(node) = live(r, nid)? {
@@ -255,7 +273,7 @@ impl Service {
     /// open to everybody.
     pub async fn feed(&self, name: LocalName, before: Option<u64>, limit: usize) -> Result<FeedPage, Refusal> {
         let inner = self.clone();
-        self.look(Turn::free(), move |r| {
+        self.look_through(Turn::free(), move |r| {
             let (account, node) = inner.public_microblog(r, &name)?;
             feed_page(r, account, node, before, limit)
         })

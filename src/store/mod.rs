@@ -11,7 +11,8 @@ mod sled;
 pub mod tables;
 pub mod tx;
 
-use std::sync::{Arc, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, watch};
@@ -25,6 +26,8 @@ pub use tx::{Durable, Read, Tx};
 
 /// Reads that run at one time; more wait their turn, and the executor is never blocked by a cold disk.
 const READERS: usize = 16;
+/// Of so many threads of the executor one at a time may read a few rows by itself.
+const THREADS_PER_GLANCE: usize = 2;
 
 /// The open store; cheap to clone.
 #[derive(Clone)]
@@ -32,6 +35,7 @@ pub struct Store {
     kv: Arc<dyn Kv>,
     committer: committer::Committer,
     readers: Arc<Semaphore>,
+    glances: Arc<OnceLock<Semaphore>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -46,6 +50,7 @@ impl Store {
             kv,
             committer,
             readers: Arc::new(Semaphore::new(READERS)),
+            glances: Arc::default(),
             thread: Arc::new(Mutex::new(Some(thread))),
         })
     }
@@ -72,6 +77,24 @@ impl Store {
             Ok(out) => Ok(out?),
             Err(e) if e.is_panic() => Err(StoreError::Panicked),
             Err(_) => Err(StoreError::Closed),
+        }
+    }
+
+    /// Reads a few rows of the durable state: here and now if another thread is left to the executor, since to hand work
+    /// to the pool costs more than most such reads, else on the pool.
+    pub async fn glance<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(&dyn Read) -> kv::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let glances = self.glances.get_or_init(|| {
+            let threads = tokio::runtime::Handle::current().metrics().num_workers();
+            Semaphore::new(threads / THREADS_PER_GLANCE)
+        });
+        let Ok(_permit) = glances.try_acquire() else { return self.read(read).await };
+        match catch_unwind(AssertUnwindSafe(|| read(&Durable(self.kv.clone())))) {
+            Ok(out) => Ok(out?),
+            Err(_) => Err(StoreError::Panicked),
         }
     }
 
@@ -165,11 +188,13 @@ mod tests {
         assert!(words.contains("not the one that says their layout"), "{words}");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_read_that_panics_is_one_readers_misfortune() {
         let store = Store::in_memory();
         for _ in 0..READERS + 1 {
             let panicked = store.read(|_| -> kv::Result<()> { panic!("a reader's") }).await;
+            assert!(matches!(panicked, Err(StoreError::Panicked)));
+            let panicked = store.glance(|_| -> kv::Result<()> { panic!("a reader's") }).await;
             assert!(matches!(panicked, Err(StoreError::Panicked)));
         }
         assert!(store.read(|r| r.get(SCHEMA_KEY)).await.unwrap().is_some());

@@ -49,6 +49,14 @@ impl dyn Read + '_ {
         Ok(items)
     }
 
+    /// The item at this place.
+    pub fn item_at(&self, nid: NodeId, place: u64) -> Result<Option<Item>> {
+        match row::<ItemId>(self, &place_key(nid, place))? {
+            Some(id) => self.item(nid, &id),
+            None => Ok(None),
+        }
+    }
+
     /// The canonical bytes of a payload.
     pub fn payload(&self, version: Version) -> Result<Option<Bytes>> {
         self.get(&version_key(version))

@@ -71,12 +71,17 @@ impl dyn Read + '_ {
         row(self, &contact_key(account, jid))
     }
 
-    /// What `jid` is to a node at `service`: all that a policy asks.
+    /// What `jid` is to a node at `service`: all that a policy asks. Of an owner nothing else is asked, so nothing else is
+    /// read.
     pub fn standing(&self, nid: NodeId, service: &BareJid, jid: &BareJid) -> Result<Standing> {
+        let affiliation = self.affiliation(nid, jid)?;
+        if affiliation == Affiliation::Owner {
+            return Ok(Standing { affiliation, ..Standing::default() });
+        }
         // The best of its subscriptions counts.
         let subscriptions = self.subscriptions_at(nid, jid)?;
         Ok(Standing {
-            affiliation: self.affiliation(nid, jid)?,
+            affiliation,
             subscription: subscriptions.iter().map(|s| s.state).max_by_key(|state| state.as_str() == "subscribed"),
             contact: self.contact(service, jid)?.is_some(),
         })
