@@ -25,7 +25,7 @@ use crate::service::{Registration, Rules, Service};
 use crate::store::{self, OpenError, Store};
 use crate::web;
 use crate::web::health::{Check, Figure, Health, Source};
-use crate::xmpp::envelope::Envelope;
+use crate::xmpp::envelope::Incoming;
 use crate::xmpp::limits::Limits;
 use crate::xmpp::link::{self, Instance, LinkConfig, LinkHandle, LinkState};
 use crate::xmpp::notify::Notifier;
@@ -170,7 +170,7 @@ fn attach(
             }
         })
     };
-    let handler = Arc::new(move |envelope: Envelope| edge.receive(envelope, &out));
+    let handler = Arc::new(move |incoming: Incoming| edge.receive(incoming, &out));
     let (link, running) = link::new(link_config(config)?, clock.clone(), ids.clone(), shutdown, handler);
     let _ = handle.set(link.clone());
     Ok((link, running))

@@ -13,7 +13,7 @@ use jid::{BareJid, Jid};
 use rookery::base::clock::{Clock, Timestamp};
 use rookery::base::id::Ids;
 use rookery::base::shutdown::{self, Phase, Trigger};
-use rookery::xmpp::envelope::{Envelope, Kind, Stanza, StanzaType, Xml, XmlWriter};
+use rookery::xmpp::envelope::{Envelope, Incoming, Kind, Stanza, StanzaType, Xml, XmlWriter};
 use rookery::xmpp::link::{
     self, Instance, IqError, IqType, LinkConfig, LinkHandle, LinkLost, LinkState, Position, SendError, Trouble,
 };
@@ -38,9 +38,13 @@ fn start(config: LinkConfig, clock: Clock) -> Rig {
     let (trigger, shutdown) = shutdown::channel();
     let handle: Arc<std::sync::OnceLock<LinkHandle>> = Arc::default();
     let for_handler = handle.clone();
-    let handler = Arc::new(move |stanza: Envelope| {
-        if let Some(result) = stanza.head.result(Xml::default()) {
-            let _ = for_handler.get().expect("set before the link runs").answer(result);
+    let handler = Arc::new(move |incoming: Incoming| {
+        let answer = match incoming {
+            Incoming::Stanza(stanza) => stanza.head.result(Xml::default()),
+            Incoming::Refused(refused) => refused.answer(),
+        };
+        if let Some(answer) = answer {
+            let _ = for_handler.get().expect("set before the link runs").answer(answer);
         }
     });
     let (link, run) = link::new(config, clock, Ids::seeded(1), shutdown, handler);

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
-use rookery::xmpp::envelope::{Envelope, Kind, Scope};
+use rookery::domain::error::Refusal;
+use rookery::xmpp::envelope::{Envelope, Kind, Refused, Scope};
 use rookery::xmpp::limits::{Limits, Rate};
 
 use runner::{Setup, World};
@@ -76,6 +77,56 @@ async fn items_that_do_not_fit_into_one_stanza_come_by_pages() {
         seen.splice(0..0, page);
     }
     assert_eq!(seen, ["1", "2", "3", "4", "5", "6"]);
+}
+
+/// Requests, words, presences, nonsense and what is no XML take from one bucket; who is over it is told now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stanza_counts_whatever_it_is_and_a_flood_is_not_answered_stanza_for_stanza() {
+    let romeo = "from='romeo@example.org/orchard' to='social.example.org'";
+    let kinds = [
+        format!("<iq {romeo} type='get' id='{{n}}'><ping xmlns='urn:xmpp:ping'/></iq>"),
+        format!("<iq {romeo} type='get' id='{{n}}'><nobody xmlns='urn:knows'/></iq>"),
+        format!("<iq {romeo} type='get' id='{{n}}'/>"),
+        format!("<iq {romeo} type='odd' id='{{n}}'><ping xmlns='urn:xmpp:ping'/></iq>"),
+        format!("<iq {romeo} type='result' id='{{n}}'/>"),
+        "<iq from='romeo@example.org/orchard' to='nobody~1@social.example.org' type='get' id='{n}'><a xmlns='b'/></iq>"
+            .to_owned(),
+        format!("<message {romeo}/>"),
+        format!("<message {romeo} type='error'/>"),
+        format!("<presence {romeo}/>"),
+    ];
+    let three = Rate { per_second: 0.0, burst: 3.0 };
+    let limits = Limits { per_jid: three, told_jid: three, ..Limits::default() };
+    for kind in &kinds {
+        let world = World::new(Setup { limits: limits.clone(), ..Setup::default() });
+        for n in 0..3 {
+            let stanza = kind.replace("{n}", &n.to_string());
+            world.brings(Envelope::parse(stanza.into(), &Scope::default()).unwrap());
+        }
+        world.rest().await;
+        let before = world.rest().await.len();
+        for n in 0..50 {
+            let id = format!("over{n}");
+            world.sends("romeo", &format!("<iq type='get' id='{id}' to='social.example.org'><a xmlns='b'/></iq>"));
+        }
+        let told = world.rest().await.split_off(before);
+        assert_eq!(told.len(), 3, "{kind}: {told:?}");
+        assert!(told.iter().all(|t| t.contains("type=\"wait\"") || t.contains("type='wait'")), "{told:?}");
+        assert!(told.iter().all(|t| t.contains("<resource-constraint")), "{told:?}");
+        world.sends("juliet", "<iq type='get' id='j' to='social.example.org'><ping xmlns='urn:xmpp:ping'/></iq>");
+        let other = world.answer("juliet@example.org/balcony", "j").await.expect("others are not kept waiting");
+        assert_eq!(other.attr("type"), Some("result"));
+    }
+    // What the link did not read to its end counts as well.
+    let world = World::new(Setup { limits, ..Setup::default() });
+    for n in 0..50 {
+        let broken = format!("<iq {romeo} type='get' id='{n}'><a xmlns='b'></iq>");
+        let broken = Envelope::parse(broken.into(), &Scope::default()).unwrap_err();
+        world.brings(Refused { head: *broken.head, refusal: Refusal::BadRequest, why: broken.fault.to_string() });
+    }
+    let told = world.rest().await;
+    let of = |condition: &str| told.iter().filter(|t| t.contains(condition)).count();
+    assert_eq!((of("<bad-request"), of("<resource-constraint"), told.len()), (3, 3, 6));
 }
 
 /// Everything that anybody sends in any scenario.

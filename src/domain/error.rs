@@ -37,21 +37,56 @@ pub struct Row {
     pub feature: Option<&'static str>,
     /// Section of XEP-0060, unless it names another document.
     pub section: &'static str,
-    /// For a person.
+    /// For a person. Where a limit was passed, [`Refusal`]'s `Display` puts the figures behind it.
     pub text: &'static str,
+    /// What the figures of a passed limit count.
+    pub unit: Option<&'static str>,
+}
+
+/// A limit that was passed, and by what.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Over {
+    /// What came; at least so much, where nobody counted to the end.
+    pub size: usize,
+    /// What is taken.
+    pub most: usize,
 }
 
 macro_rules! refusals {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident $condition:literal $pubsub:expr, $feature:expr, $section:literal, $text:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident$(($unit:literal))?: $kind:ident $condition:literal $pubsub:expr, $feature:expr, $section:literal, $text:literal;)*) => {
         /// Why a request is refused.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum Refusal { $($(#[$doc])* $name,)* }
+        pub enum Refusal { $($(#[$doc])* $name$((over!(type $unit)))?,)* }
 
         /// Every refusal, in the order of the specification.
         pub const TABLE: &[Row] = &[$(Row {
-            refusal: Refusal::$name, kind: ErrorType::$kind, condition: $condition, pubsub: $pubsub, feature: $feature,
-            section: $section, text: $text,
+            refusal: Refusal::$name$((over!(none $unit)))?, kind: ErrorType::$kind, condition: $condition,
+            pubsub: $pubsub, feature: $feature, section: $section, text: $text, unit: over!(unit $($unit)?),
         },)*];
+
+        impl Refusal {
+            /// Its place in the table.
+            fn index(self) -> usize {
+                enum At { $($name,)* }
+                match self { $(Refusal::$name { .. } => At::$name as usize,)* }
+            }
+        }
+    };
+}
+
+/// What a row with a unit has more than the others: the figures.
+macro_rules! over {
+    (type $unit:literal) => {
+        Over
+    };
+    (none $unit:literal) => {
+        Over { size: 0, most: 0 }
+    };
+    (unit $unit:literal) => {
+        Some($unit)
+    };
+    (unit) => {
+        None
     };
 }
 
@@ -59,13 +94,11 @@ refusals! {
     // Subscribe, §6.1.3
     SubscriberNotSender: Modify "bad-request" Some("invalid-jid"), None, "6.1.3.1", "you can subscribe only your own address";
     PresenceRequired: Auth "not-authorized" Some("presence-subscription-required"), None, "6.1.3.2", "subscribe to this address's presence first";
-    NotInRosterGroup: Auth "not-authorized" Some("not-in-roster-group"), None, "6.1.3.3", "only contacts in certain roster groups may do this";
     ClosedNode: Cancel "not-allowed" Some("closed-node"), None, "6.1.3.4", "only those on the node's list may do this";
     PendingSubscription: Auth "not-authorized" Some("pending-subscription"), None, "6.1.3.7", "your request waits for the owner's approval";
     Outcast: Auth "forbidden" None, None, "6.1.3.8", "you are barred from this node";
     TooManySubscriptions: Wait "policy-violation" Some("too-many-subscriptions"), None, "6.1.3.9", "you have too many subscriptions";
     SubscribeOff: Cancel "feature-not-implemented" Some("unsupported"), Some("subscribe"), "6.1.3.10", "this node takes no subscriptions";
-    NodeGone: Modify "gone" None, None, "6.1.3.11", "the node was deleted";
     NodeNotFound: Cancel "item-not-found" None, None, "6.1.3.12", "there is no such node";
     // Unsubscribe, §6.2.3
     NotSubscribed: Cancel "unexpected-request" Some("not-subscribed"), None, "6.2.3.2", "that address is not subscribed";
@@ -78,11 +111,12 @@ refusals! {
     // Publish, §7.1.3
     PublishForbidden: Auth "forbidden" None, None, "7.1.3.1", "you may not publish to this node";
     PublishNodeNotFound: Cancel "item-not-found" None, None, "7.1.3.3", "there is no such node";
-    PayloadTooBig: Modify "not-acceptable" Some("payload-too-big"), None, "7.1.3.4", "the payload is too big";
+    PayloadTooBig("bytes"): Modify "not-acceptable" Some("payload-too-big"), None, "7.1.3.4", "the payload is too big";
     InvalidPayload: Modify "bad-request" Some("invalid-payload"), None, "7.1.3.5", "the payload cannot be used";
     PayloadRequired: Modify "bad-request" Some("payload-required"), None, "7.1.3.5", "an item here needs a payload";
     ItemRequired: Modify "bad-request" Some("item-required"), None, "7.1.3.5", "exactly one item can be published at a time";
     InvalidItemId: Modify "bad-request" Some("invalid-payload"), None, "7.1.3.5", "an item id has 1 to 256 bytes without control characters or white space at its ends";
+    ItemIdTooLong("bytes"): Modify "bad-request" Some("invalid-payload"), None, "7.1.3.5", "the item id is too long";
     PreconditionNotMet: Cancel "conflict" Some("precondition-not-met"), None, "7.1.5", "the node is configured otherwise than the publish options say";
     OverwriteForbidden: Auth "forbidden" None, None, "7.1.3.1", "only its publisher or the node's owner may replace an item";
     // Retract, §7.2.3
@@ -90,6 +124,7 @@ refusals! {
     ItemNotFound: Cancel "item-not-found" None, None, "7.2.3.2", "there is no such item";
     NodeIdRequired: Modify "bad-request" Some("nodeid-required"), None, "7.2.3.3", "the request names no node";
     RetractItemRequired: Modify "bad-request" Some("item-required"), None, "7.2.3.4", "the request names no item";
+    TooManyItems("items"): Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the request names too many items";
     PersistentItemsOff: Cancel "feature-not-implemented" Some("unsupported"), Some("persistent-items"), "7.2.3.5", "this node keeps no items";
     // Create, §8.1
     CreateForbidden: Auth "forbidden" None, None, "8.1.1", "you may not create nodes here";
@@ -124,7 +159,9 @@ refusals! {
     Unsupported: Cancel "feature-not-implemented" None, None, "RFC 6120 §8.3.3.3", "this is not offered here";
     UnknownRequest: Cancel "service-unavailable" None, None, "RFC 6120 §8.3.3.19", "this is not offered here";
     Busy: Wait "resource-constraint" None, None, "RFC 6120 §8.3.3.18", "there is too much to do at the moment; try again later";
-    AnswerTooBig: Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the answer would be too big; ask for less at a time";
+    StanzaTooBig: Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the stanza is bigger than is read here";
+    TooManyFields("values"): Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the form has too many fields";
+    AnswerTooBig("bytes"): Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the answer would be too big; ask for less at a time";
     Failed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "something went wrong here, and is noted; try again later";
     StoreFailed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "this could not be stored; nothing was changed; try again later";
 }
@@ -132,13 +169,30 @@ refusals! {
 impl Refusal {
     pub fn row(self) -> &'static Row {
         // The table is made of the same list as the variants, in the same order.
-        &TABLE[self as usize]
+        &TABLE[self.index()]
+    }
+
+    /// By how much a limit was passed, where that is why.
+    fn over(self) -> Option<Over> {
+        match self {
+            Refusal::PayloadTooBig(over)
+            | Refusal::ItemIdTooLong(over)
+            | Refusal::TooManyItems(over)
+            | Refusal::TooManyFields(over)
+            | Refusal::AnswerTooBig(over) => Some(over),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.row().text)
+        let row = self.row();
+        f.write_str(row.text)?;
+        match (self.over(), row.unit) {
+            (Some(Over { size, most }), Some(unit)) => write!(f, ": {size} {unit}, at most {most} are taken"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -148,12 +202,46 @@ impl std::error::Error for Refusal {}
 mod tests {
     use super::*;
 
+    /// RFC 6120 §8.3.3.
+    const CONDITIONS: &[&str] = &[
+        "bad-request",
+        "conflict",
+        "feature-not-implemented",
+        "forbidden",
+        "gone",
+        "internal-server-error",
+        "item-not-found",
+        "jid-malformed",
+        "not-acceptable",
+        "not-allowed",
+        "not-authorized",
+        "policy-violation",
+        "recipient-unavailable",
+        "redirect",
+        "registration-required",
+        "remote-server-not-found",
+        "remote-server-timeout",
+        "resource-constraint",
+        "service-unavailable",
+        "subscription-required",
+        "undefined-condition",
+        "unexpected-request",
+    ];
+
     #[test]
     fn each_refusal_finds_its_own_row() {
         for row in TABLE {
             assert_eq!(row.refusal.row().refusal, row.refusal);
             assert_eq!(row.pubsub == Some("unsupported"), row.feature.is_some(), "{:?}", row.refusal);
             assert!(!row.text.ends_with('.'));
+            assert!(CONDITIONS.contains(&row.condition), "{}", row.condition);
+            assert_eq!(row.refusal.over().is_some(), row.unit.is_some(), "{:?}", row.refusal);
         }
+    }
+
+    #[test]
+    fn a_passed_limit_is_told_in_figures() {
+        let told = Refusal::PayloadTooBig(Over { size: 300, most: 200 }).to_string();
+        assert_eq!(told, "the payload is too big: 300 bytes, at most 200 are taken");
     }
 }

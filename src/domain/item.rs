@@ -15,9 +15,11 @@ pub struct ItemId(String);
 pub struct ItemIdError;
 
 impl ItemId {
+    pub const BYTES_MOST: usize = 256;
+
     pub fn parse(text: &str) -> Result<Self, ItemIdError> {
         // "." and ".." would be resolved away in a permalink.
-        let fits = (1..=256).contains(&text.len())
+        let fits = (1..=Self::BYTES_MOST).contains(&text.len())
             && text != "."
             && text != ".."
             && !text.chars().any(char::is_control)

@@ -7,7 +7,7 @@ use jid::BareJid;
 use super::publish::Payload;
 use super::{Decided, Inner, Registration, of_hosts};
 use crate::domain::address::{LocalName, Whom};
-use crate::domain::error::Refusal;
+use crate::domain::error::{Over, Refusal};
 use crate::domain::item::{Item, ItemId};
 use crate::domain::node::{NodeKind, NodeName};
 use crate::format::atom::{self, Author, CompletedEntry, Completion, EntryError};
@@ -62,7 +62,13 @@ impl Draft {
             Payload::Text(text) => Ok(Draft::Text(text.clone())),
             Payload::Xml { raw, scope } => {
                 let scope: Vec<(&str, &str)> = scope.iter().map(|(p, ns)| (p.as_str(), ns.as_str())).collect();
-                let element = Canonical::new(raw, &scope, &Limits::ENTRY)?;
+                let element = Canonical::new(raw, &scope, &Limits::ENTRY).map_err(|error| match error.into() {
+                    // It was not read to its end, but as it came its length is known.
+                    Refusal::PayloadTooBig(Over { size, most }) => {
+                        Refusal::PayloadTooBig(Over { size: raw.len().max(size), most })
+                    }
+                    refusal => refusal,
+                })?;
                 Ok(if kind.holds_entries() { Draft::Entry(element) } else { Draft::Element(element) })
             }
         }
@@ -72,7 +78,7 @@ impl Draft {
 impl From<CanonicalError> for Refusal {
     fn from(error: CanonicalError) -> Self {
         match error {
-            CanonicalError::TooLong(_) => Refusal::PayloadTooBig,
+            CanonicalError::TooLong(most) => Refusal::PayloadTooBig(Over { size: most.saturating_add(1), most }),
             _ => Refusal::InvalidPayload,
         }
     }

@@ -178,6 +178,10 @@ impl From<KvError> for Stop {
 fn failed(error: StoreError) -> Refusal {
     match error {
         StoreError::Busy => Refusal::Busy,
+        StoreError::Panicked => {
+            tracing::error!("a request ended in a panic; please report it");
+            Refusal::Failed
+        }
         error => {
             tracing::error!(%error, "a request failed in the store");
             Refusal::StoreFailed

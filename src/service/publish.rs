@@ -9,7 +9,7 @@ use super::places::{Place, visible};
 use super::{Decided, Inner, Service, bare, node};
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
-use crate::domain::error::Refusal;
+use crate::domain::error::{Over, Refusal};
 use crate::domain::event::What;
 use crate::domain::item::{Audience, Item, ItemId, Version};
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeState};
@@ -70,7 +70,13 @@ impl Service {
         let by = bare(&publish.by);
         // Parsing and sanitising happen here, side by side; only the decision below is taken in turn.
         let draft = match &publish.payload {
-            Some(payload) => Some(Draft::read(payload, kind)?),
+            Some(payload) => Some(Draft::read(payload, kind).map_err(|refusal| match refusal {
+                // The limit that it will have to keep is told, not the wider one of what is read at all.
+                Refusal::PayloadTooBig(Over { size, most }) => {
+                    Refusal::PayloadTooBig(Over { size, most: most.min(self.rules.max_payload) })
+                }
+                refusal => refusal,
+            })?),
             None => None,
         };
         // What an earlier request of the same sender does to their account is seen only where it is decided.
@@ -130,7 +136,7 @@ impl Service {
                 (again.as_ref().unwrap_or(prepared), now.as_ref().map_or(&known.writer, |now| &now.writer));
             let most = inner.rules.max_payload.min(node.config.max_payload_size as usize);
             if prepared.payload.len() > most {
-                return Err(Refusal::PayloadTooBig.into());
+                return Err(Refusal::PayloadTooBig(Over { size: prepared.payload.len(), most }).into());
             }
             inner.keep(tx, &node, Post { id: &id, by: &by, author: &writer.jid }, existing, prepared)
         })

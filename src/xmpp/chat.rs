@@ -13,7 +13,7 @@ use super::forms::Form;
 use super::{ns, owner, register};
 use crate::base::turn::Turn;
 use crate::domain::address::{LocalName, Whom};
-use crate::domain::error::{ErrorType, Refusal};
+use crate::domain::error::{ErrorType, Over, Refusal};
 use crate::domain::node::{NodeAddress, NodeName};
 use crate::domain::subscription::SubscriptionState;
 use crate::service::Service;
@@ -84,7 +84,7 @@ pub(super) async fn hear(r: Request, look: Turn, said: Said, out: &Out) -> Resul
         Some(word) => (word.run)(chat).await,
         None => Ok(format!("I do not know the word \u{201c}{word}\u{201d}. Say help, and I tell what I know.")),
     };
-    let answer = answer.unwrap_or_else(|refusal| in_words(refusal).to_owned());
+    let answer = answer.unwrap_or_else(|refusal| in_words(refusal));
     let type_ = (r.envelope.head.type_ == StanzaType::Chat).then_some("chat");
     let body = XmlWriter::new().leaf("body", "", &answer).finish();
     debug_assert_eq!(r.envelope.head.kind, Kind::Message);
@@ -254,7 +254,9 @@ fn in_words(refusal: Refusal) -> String {
             "Only contacts may read that: add the address to your contacts first, then say it again.".to_owned()
         }
         Refusal::ClosedNode | Refusal::Outcast | Refusal::SubscribeOff => "That is not open to you.".to_owned(),
-        Refusal::PayloadTooBig => "That is too long for one post.".to_owned(),
+        Refusal::PayloadTooBig(Over { size, most }) => {
+            format!("That is too long for one post: {size} bytes, and at most {most} are taken.")
+        }
         other if other.row().kind == ErrorType::Wait => "That did not work just now. Try again in a while.".to_owned(),
         other => format!("That did not work: {other}."),
     }

@@ -9,14 +9,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jid::{BareJid, Jid};
 
-use super::envelope::{Address, Child, Envelope, Head, Kind, Stanza, StanzaType, Xml, XmlWriter};
-use super::limits::{Gate, Limits, Permit};
+use super::envelope::{Address, Child, Envelope, Head, Incoming, Kind, Refused, Stanza, StanzaType, Xml, XmlWriter};
+use super::limits::{Counted, Gate, Limits, Permit};
 use super::outline::Outline;
 use super::repeat::{Key, Memory};
 use super::{chat, disco, errors, ns, owner, presence, pubsub, register};
 use crate::base::turn::{Turn, Turns};
 use crate::domain::address::Whom;
-use crate::domain::error::Refusal;
+use crate::domain::error::{Over, Refusal};
 use crate::service::Service;
 
 /// Where answers go: into the link's lane that waits for nobody.
@@ -105,15 +105,41 @@ impl Edge {
     }
 
     /// Takes one stanza in the order of the stream and returns at once. A request is answered through `out`, from any
-    /// thread, exactly once; so is what presence and words ask for.
+    /// thread, exactly once, unless its sender is over their rate and was told so often enough; so is what presence and
+    /// words ask for.
     ///
     /// Must be called within the runtime.
-    pub fn receive(&self, envelope: Envelope, out: &Out) {
-        let own = &self.service().addresses.component;
-        let Some(from) = envelope.head.from.jid().cloned() else {
-            tracing::debug!(head = ?envelope.head, "a stanza from nobody");
+    pub fn receive(&self, incoming: impl Into<Incoming>, out: &Out) {
+        let incoming = incoming.into();
+        let head = match &incoming {
+            Incoming::Stanza(envelope) => &envelope.head,
+            Incoming::Refused(refused) => &refused.head,
+        };
+        let Some(from) = head.from.jid().cloned() else {
+            tracing::debug!(?head, "a stanza from nobody");
             return;
         };
+        // Everything counts, also what is no request of ours and what cannot be read.
+        match (self.gate().count(&from.to_bare()), incoming) {
+            (Counted::Within, Incoming::Stanza(envelope)) => self.stanza(envelope, from, out),
+            (Counted::Within, Incoming::Refused(refused)) => {
+                if let Some(answer) = refused.answer() {
+                    out(answer);
+                }
+            }
+            (Counted::Over { tell: false }, _) => {}
+            (Counted::Over { tell: true }, Incoming::Stanza(Envelope { head, .. }))
+            | (Counted::Over { tell: true }, Incoming::Refused(Refused { head, .. })) => {
+                tracing::debug!(?head, "its sender is over the rate");
+                if let Some(answer) = head.error(&errors::stanza_error(Refusal::Busy)) {
+                    out(answer);
+                }
+            }
+        }
+    }
+
+    fn stanza(&self, envelope: Envelope, from: Jid, out: &Out) {
+        let own = &self.service().addresses.component;
         let to = envelope.head.to.jid().map(Jid::to_bare);
         // What has no address was meant for the component. What has a foreign one we may not answer in its name.
         let whom = match (&envelope.head.to, &to) {
@@ -276,7 +302,9 @@ impl Reply {
         let stanza = match answer {
             Ok(body) => match self.head.result(body) {
                 // Over the limit, the server would end the stream for everybody.
-                Some(stanza) if stanza.len() > self.most => self.refuse(Refusal::AnswerTooBig),
+                Some(stanza) if stanza.len() > self.most => {
+                    self.refuse(Refusal::AnswerTooBig(Over { size: stanza.len(), most: self.most }))
+                }
                 stanza => stanza,
             },
             Err(refusal) => self.refuse(refusal),

@@ -5,7 +5,7 @@
 
 mod write;
 
-pub use write::{Condition, ErrorType, OutHead, Stanza, StanzaError, Xml, XmlWriter};
+pub use write::{OutHead, Stanza, StanzaError, Xml, XmlWriter};
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +21,9 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, PrefixDeclaration, QName, ResolveResult};
 use quick_xml::reader::NsReader;
 
+use super::errors::stanza_error;
 use super::framer::StreamHeader;
+use crate::domain::error::Refusal;
 
 /// The stanzas' namespace as the rest of the house knows it. On the wire it is [`ns::COMPONENT`]; servers may write
 /// `jabber:client` or `jabber:server` too. All three read as this one.
@@ -151,6 +153,42 @@ pub struct Envelope {
     pub children_total: usize,
     raw: Bytes,
     scope: Scope,
+}
+
+/// What the link reads and does not deal with itself.
+#[derive(Debug)]
+pub enum Incoming {
+    Stanza(Envelope),
+    Refused(Refused),
+}
+
+impl From<Envelope> for Incoming {
+    fn from(envelope: Envelope) -> Self {
+        Incoming::Stanza(envelope)
+    }
+}
+
+impl From<Refused> for Incoming {
+    fn from(refused: Refused) -> Self {
+        Incoming::Refused(refused)
+    }
+}
+
+/// A stanza that the link does not read to its end: no XML, or over a limit.
+#[derive(Debug)]
+pub struct Refused {
+    /// What could be read of it.
+    pub head: Head,
+    pub refusal: Refusal,
+    /// Which rule it breaks, for who sent it.
+    pub why: String,
+}
+
+impl Refused {
+    /// The error that is due to who sent it. `None` if none is, or nobody to answer.
+    pub fn answer(&self) -> Option<Stanza> {
+        self.head.error(&stanza_error(self.refusal).text(self.why.clone()))
+    }
 }
 
 /// A stanza that cannot be read, with what of its head could.
@@ -652,7 +690,7 @@ mod tests {
             let broken = parse(&text).expect_err(inner);
             assert!(expected(&broken.fault), "{inner}: {:?}", broken.fault);
             assert_eq!(broken.head.id.as_deref(), Some("7"), "{inner}");
-            let answer = broken.head.error(&StanzaError::new(Condition::BadRequest)).expect("an error is due");
+            let answer = broken.head.error(&stanza_error(Refusal::BadRequest)).expect("an error is due");
             assert_eq!(answer.from_domain(), b"c.example.org");
         }
         let bytes = Bytes::from_static(b"<iq from='juliet@example.org' id='7' type='get'>\xff\xfe</iq>");
@@ -698,14 +736,14 @@ mod tests {
     fn an_address_that_is_no_jid_is_known_as_such_and_not_answered() {
         let e = parse("<iq from='@' to='c' id='1' type='get'/>").unwrap();
         assert_eq!(e.head.from, Address::Invalid("@".to_owned()));
-        assert!(e.head.error(&StanzaError::new(Condition::BadRequest)).is_none());
+        assert!(e.head.error(&stanza_error(Refusal::BadRequest)).is_none());
     }
 
     #[test]
     fn every_reply_is_one_well_formed_stanza_whatever_was_asked() {
         let e = parse("<iq from='juliet@example.org/a&lt;b&apos;&amp;' to='x@c' id='&lt;&apos;&#10;' type='get'/>");
         let e = e.unwrap();
-        let error = StanzaError::new(Condition::ItemNotFound).text("no <such> \u{1} & thing");
+        let error = stanza_error(Refusal::ItemNotFound).text("no <such> \u{1} & thing");
         for stanza in [e.head.result(Xml::default()), e.head.error(&error)] {
             let back = Envelope::parse(written(&stanza.unwrap()), &Scope::default()).unwrap();
             assert_eq!((&back.head.to, &back.head.from), (&e.head.from, &e.head.to));

@@ -4,7 +4,7 @@ use minidom::Element;
 
 use super::envelope::XmlWriter;
 use super::ns;
-use crate::domain::error::Refusal;
+use crate::domain::error::{Over, Refusal};
 use crate::domain::node_config::{Field, FieldType, NodeConfig};
 use crate::service::node::Fields;
 
@@ -34,7 +34,7 @@ impl Form {
             let given: Vec<String> = field.children().filter(|c| c.is("value", ns::FORM)).map(Element::text).collect();
             values += given.len().max(1);
             if values > FIELDS_MOST {
-                return Err(Refusal::BadRequest);
+                return Err(Refusal::TooManyFields(Over { size: values, most: FIELDS_MOST }));
             }
             match var {
                 "FORM_TYPE" => read.form_type = given.into_iter().next(),

@@ -72,6 +72,20 @@ pub enum Excess {
     NotWellFormed,
 }
 
+impl Excess {
+    /// The same with figures: the limit, and where it is known what came.
+    pub fn told(self, limits: &Limits, bytes: u64) -> String {
+        match self {
+            Excess::StanzaBytes => format!("{self}: {bytes} bytes, at most {} are taken", limits.stanza_bytes),
+            Excess::Depth => format!("{self}: at most {} inside one another", limits.depth),
+            Excess::TagBytes => format!("{self}: at most {} bytes", limits.tag_bytes),
+            Excess::Attributes => format!("{self}: at most {} on one element", limits.attributes),
+            Excess::NameBytes => format!("{self}: at most {} bytes", limits.name_bytes),
+            Excess::RestrictedXml | Excess::NotWellFormed => self.to_string(),
+        }
+    }
+}
+
 /// Something between the stanzas that only the server itself can have sent: the stream cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamFault {

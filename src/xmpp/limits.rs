@@ -2,7 +2,7 @@
 //! decided from a stanza's head and size, before anything in it is parsed.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jid::BareJid;
@@ -23,6 +23,10 @@ pub struct Limits {
     pub per_jid: Rate,
     /// Stanzas of all users of one host.
     pub per_host: Rate,
+    /// Refusals to one bare JID that is over its rate, and to all users of a host: who floods us is not answered stanza
+    /// for stanza, which would double the flood.
+    pub told_jid: Rate,
+    pub told_host: Rate,
     /// Answers to the chat words of one bare JID: two bots that talk to one another come to an end.
     pub chat: Rate,
     /// Hosts whose users have no rate, only a bound on what is in work.
@@ -42,6 +46,8 @@ impl Default for Limits {
         Limits {
             per_jid: Rate { per_second: 2_000.0, burst: 10_000.0 },
             per_host: Rate { per_second: 20_000.0, burst: 50_000.0 },
+            told_jid: Rate { per_second: 1.0, burst: 100.0 },
+            told_host: Rate { per_second: 10.0, burst: 1_000.0 },
             chat: Rate { per_second: 0.5, burst: 20.0 },
             trusted_hosts: Vec::new(),
             in_work: 10_000,
@@ -53,8 +59,7 @@ impl Default for Limits {
     }
 }
 
-/// Senders and hosts that are remembered at once. Beyond it, who comes new has no bucket of their own for a moment;
-/// the host's bucket and the bounds on what is in work hold all the same.
+/// Buckets of one kind that are kept at once. Beyond it, all who come new share one until others have filled up again.
 const REMEMBERED: usize = 100_000;
 
 /// The door of the edge; cheap to clone.
@@ -69,9 +74,11 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    jids: Buckets<BareJid>,
-    hosts: Buckets<String>,
-    chats: Buckets<BareJid>,
+    jids: Buckets,
+    hosts: Buckets,
+    told_jids: Buckets,
+    told_hosts: Buckets,
+    chats: Buckets,
     work: Work,
     of_one: HashMap<BareJid, Work>,
 }
@@ -91,19 +98,30 @@ impl Gate {
         &self.0.limits
     }
 
-    /// Lets in one stanza of `from`, until the permit is dropped. `None`: too much at the moment.
-    pub fn admit(&self, from: &BareJid, bytes: usize) -> Option<Permit> {
+    /// Counts one stanza of `from`, whatever it is.
+    pub fn count(&self, from: &BareJid) -> Counted {
         let limits = &self.0.limits;
+        let host = from.domain().as_str();
+        if limits.trusted_hosts.iter().any(|trusted| trusted == host) {
+            return Counted::Within;
+        }
         let now = self.0.clock.now();
         let mut state = self.lock();
         let state = &mut *state;
-        let host = from.domain().as_str();
-        if !limits.trusted_hosts.iter().any(|trusted| trusted == host) {
-            // The sender's bucket first: one who is over it takes nothing from the others of that host.
-            if !state.jids.take(from, limits.per_jid, now) || !state.hosts.take(host, limits.per_host, now) {
-                return None;
-            }
+        // The sender's bucket first: one who is over it takes nothing from the others of that host.
+        if state.jids.take(from, limits.per_jid, now) && state.hosts.take(host, limits.per_host, now) {
+            return Counted::Within;
         }
+        let tell =
+            state.told_jids.take(from, limits.told_jid, now) && state.told_hosts.take(host, limits.told_host, now);
+        Counted::Over { tell }
+    }
+
+    /// Takes on the work of one stanza, until the permit is dropped. `None`: too much at the moment.
+    pub fn admit(&self, from: &BareJid, bytes: usize) -> Option<Permit> {
+        let limits = &self.0.limits;
+        let mut state = self.lock();
+        let state = &mut *state;
         let fits = |work: Work, requests: usize, most: usize| {
             work.requests == 0 || (work.requests < requests && work.bytes.saturating_add(bytes) <= most)
         };
@@ -146,6 +164,16 @@ impl Work {
     }
 }
 
+/// What a stanza came to, counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    Within,
+    /// Its sender, or their host, sends too much. `tell`: whether they are told once more.
+    Over {
+        tell: bool,
+    },
+}
+
 /// A request in work. Dropping it makes room.
 pub struct Permit {
     gate: Gate,
@@ -166,8 +194,13 @@ impl Drop for Permit {
     }
 }
 
-struct Buckets<K> {
-    all: HashMap<K, Bucket>,
+/// The buckets of one kind, by a hash of whose they are: strangers choose how long their addresses are.
+#[derive(Default)]
+struct Buckets {
+    all: HashMap<u64, Bucket>,
+    hasher: RandomState,
+    /// Of all those who have none of their own.
+    shared: Option<Bucket>,
     swept: Timestamp,
 }
 
@@ -176,36 +209,26 @@ struct Bucket {
     at: Timestamp,
 }
 
-impl<K> Default for Buckets<K> {
-    fn default() -> Self {
-        Buckets { all: HashMap::new(), swept: Timestamp::default() }
-    }
-}
-
-impl<K: Eq + Hash> Buckets<K> {
-    fn take<Q>(&mut self, key: &Q, rate: Rate, now: Timestamp) -> bool
-    where
-        K: std::borrow::Borrow<Q>,
-        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
-    {
-        if let Some(bucket) = self.all.get_mut(key) {
-            bucket.tokens = bucket.filled(rate, now);
-            bucket.at = now;
-            let there = bucket.tokens >= 1.0;
-            if there {
-                bucket.tokens -= 1.0;
-            }
-            return there;
-        }
-        if self.all.len() >= REMEMBERED && now.since(self.swept).as_secs() >= 1 {
+impl Buckets {
+    fn take(&mut self, key: impl Hash, rate: Rate, now: Timestamp) -> bool {
+        let key = self.hasher.hash_one(key);
+        if self.all.len() >= REMEMBERED && !self.all.contains_key(&key) && now.since(self.swept).as_secs() >= 1 {
             // A full bucket says no more than none.
             self.all.retain(|_, bucket| bucket.filled(rate, now) < rate.burst);
             self.swept = now;
         }
-        if self.all.len() < REMEMBERED {
-            self.all.insert(key.to_owned(), Bucket { tokens: rate.burst - 1.0, at: now });
+        let full = || Bucket { tokens: rate.burst, at: now };
+        let bucket = match self.all.len() < REMEMBERED || self.all.contains_key(&key) {
+            true => self.all.entry(key).or_insert_with(full),
+            false => self.shared.get_or_insert_with(full),
+        };
+        bucket.tokens = bucket.filled(rate, now);
+        bucket.at = now;
+        let there = bucket.tokens >= 1.0;
+        if there {
+            bucket.tokens -= 1.0;
         }
-        rate.burst >= 1.0
+        there
     }
 }
 
@@ -234,7 +257,7 @@ mod tests {
         let rate = Rate { per_second: 2.0, burst: 3.0 };
         let (gate, clock) = gate(Limits { per_jid: rate, ..Limits::default() });
         let (juliet, romeo) = (jid("juliet@example.org"), jid("romeo@example.org"));
-        let taken = |who: &BareJid| (0..10).filter(|_| gate.admit(who, 1).is_some()).count();
+        let taken = |who: &BareJid| (0..10).filter(|_| gate.count(who) == Counted::Within).count();
         assert_eq!((taken(&juliet), taken(&romeo)), (3, 3));
         clock.advance(Duration::from_secs(1));
         assert_eq!(taken(&juliet), 2);
@@ -247,8 +270,35 @@ mod tests {
         let per_host = Rate { per_second: 1.0, burst: 2.0 };
         let limits = Limits { per_host, trusted_hosts: vec!["home.example".into()], ..Limits::default() };
         let (gate, _) = gate(limits);
-        let come = |host: &str| (0..5).filter(|n| gate.admit(&jid(&format!("u{n}@{host}")), 1).is_some()).count();
+        let within = |user: BareJid| gate.count(&user) == Counted::Within;
+        let come = |host: &str| (0..5).filter(|n| within(jid(&format!("u{n}@{host}")))).count();
         assert_eq!((come("away.example"), come("home.example")), (2, 5));
+    }
+
+    #[test]
+    fn who_is_over_the_rate_is_told_so_only_so_often() {
+        let none = Rate { per_second: 0.0, burst: 0.0 };
+        let told_jid = Rate { per_second: 1.0, burst: 3.0 };
+        let told_host = Rate { per_second: 0.0, burst: 5.0 };
+        let (gate, clock) = gate(Limits { per_jid: none, told_jid, told_host, ..Limits::default() });
+        let told = |who: &str| (0..10).filter(|_| gate.count(&jid(who)) == Counted::Over { tell: true }).count();
+        assert_eq!(told("juliet@example.org"), 3);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(told("juliet@example.org"), 1);
+        assert_eq!((told("romeo@example.org"), told("nurse@elsewhere.example")), (1, 3), "five for the host");
+    }
+
+    #[test]
+    fn beyond_the_buckets_that_are_kept_strangers_share_one() {
+        let rate = Rate { per_second: 1.0, burst: 2.0 };
+        let mut buckets = Buckets::default();
+        let now = Timestamp::from_secs(1_000);
+        assert_eq!((0..REMEMBERED).filter(|n| buckets.take(n, rate, now)).count(), REMEMBERED);
+        let taken = |buckets: &mut Buckets, now| (0..10).filter(|n| buckets.take(REMEMBERED + n, rate, now)).count();
+        assert_eq!(taken(&mut buckets, now), 2, "all together");
+        assert_eq!(buckets.all.len(), REMEMBERED);
+        // Filled up again, the old ones make room: each new one has their own.
+        assert_eq!(taken(&mut buckets, now.plus(Duration::from_secs(1))), 10);
     }
 
     #[test]

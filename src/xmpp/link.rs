@@ -26,7 +26,7 @@ use std::time::Duration;
 use jid::{BareJid, Jid};
 use tokio::sync::watch;
 
-use super::envelope::{Envelope, Kind, OutHead, Stanza, Xml};
+use super::envelope::{Envelope, Incoming, Kind, OutHead, Stanza, Xml};
 use super::framer::Limits;
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
@@ -153,9 +153,9 @@ fn count(counter: &AtomicU64, n: usize) {
     counter.fetch_add(n as u64, Ordering::Relaxed);
 }
 
-/// Takes each sound stanza that is not the link's own business, in the order of the stream. Called from the reader:
-/// it must not block. Over its limits it answers `resource-constraint` itself.
-pub type Handler = dyn Fn(Envelope) + Send + Sync;
+/// Takes each stanza that is not the link's own business, in the order of the stream, also one that was not read to its
+/// end, and answers it. Called from the reader: it must not block. Over its limits it answers `resource-constraint`.
+pub type Handler = dyn Fn(Incoming) + Send + Sync;
 
 /// Why a stanza did not go out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

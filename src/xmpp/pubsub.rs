@@ -8,12 +8,13 @@ use super::forms::Form;
 use super::outline::{Outline, Part};
 use super::{ns, rsm};
 use crate::base::turn::Turn;
-use crate::domain::error::Refusal;
+use crate::domain::error::{Over, Refusal};
 use crate::domain::item::ItemId;
 use crate::domain::node::{NodeAddress, NodeName};
 use crate::service::node::Fields;
 use crate::service::publish::{Payload, Publish};
-use crate::service::retrieve::{Items, Page, Which};
+use crate::service::retract::RETRACT_MOST;
+use crate::service::retrieve::{ITEMS_MOST, Items, Page, Which};
 
 pub(super) async fn get(r: Request) -> Answer {
     let o = r.outline()?;
@@ -43,7 +44,7 @@ pub(super) async fn set(r: Request) -> Answer {
             r.once(|r| do_publish(r, publish)).await
         }
         "retract" => {
-            let (at, ids) = (address(&r, verb)?, ids(verb)?.ok_or(Refusal::RetractItemRequired)?);
+            let (at, ids) = (address(&r, verb)?, ids(verb, RETRACT_MOST)?.ok_or(Refusal::RetractItemRequired)?);
             let notify = matches!(verb.attr("notify"), Some("1" | "true"));
             r.once(|r| async move {
                 r.service().retract(r.turn, r.from, at, ids, notify).await?;
@@ -85,8 +86,12 @@ fn address(r: &Request, verb: &Part) -> Result<NodeAddress, Refusal> {
     Ok(NodeAddress { service: r.to.clone(), name })
 }
 
-/// The ids of a verb's items; `None` if it has no item. Every item needs an id here.
-fn ids(verb: &Part) -> Result<Option<Vec<ItemId>>, Refusal> {
+/// The ids of a verb's items, at most so many; `None` if it has no item. Every item needs an id here.
+fn ids(verb: &Part, most: usize) -> Result<Option<Vec<ItemId>>, Refusal> {
+    let size = verb.own().filter(|part| part.name == "item").count();
+    if size > most {
+        return Err(Refusal::TooManyItems(Over { size, most }));
+    }
     let mut ids = Vec::new();
     for item in verb.own().filter(|part| part.name == "item") {
         let id = item.attr("id").ok_or(Refusal::RetractItemRequired)?;
@@ -161,7 +166,7 @@ fn which(o: &Outline, verb: &Part) -> Result<Which, Refusal> {
         Some(n) => Some(n.parse::<usize>().map_err(|_| Refusal::BadRequest)?),
         None => None,
     };
-    if let Some(ids) = ids(verb)? {
+    if let Some(ids) = ids(verb, ITEMS_MOST)? {
         return Ok(Which::Ids(ids));
     }
     let Some(set) = o.root.child("set", ns::RSM) else { return Ok(Which::Newest(max_items)) };
@@ -244,6 +249,9 @@ fn read_publish(r: &Request, o: &Outline, verb: &Part) -> Result<Publish, Refusa
     }
     let id = match item.and_then(|item| item.attr("id")) {
         None | Some("") => None,
+        Some(id) if id.len() > ItemId::BYTES_MOST => {
+            return Err(Refusal::ItemIdTooLong(Over { size: id.len(), most: ItemId::BYTES_MOST }));
+        }
         Some(id) => Some(ItemId::parse(id).map_err(|_| Refusal::InvalidItemId)?),
     };
     // §7.1.3.6: an item has one payload element, and nothing beside it.

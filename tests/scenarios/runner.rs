@@ -29,7 +29,7 @@ use rookery::base::id::Ids;
 use rookery::domain::address::Addresses;
 use rookery::service::{Quota, Registration, Rules, Service};
 use rookery::store::{Kv, MemoryKv, Store};
-use rookery::xmpp::envelope::{Envelope, STANZAS, Scope, Stanza};
+use rookery::xmpp::envelope::{Envelope, Incoming, STANZAS, Scope, Stanza};
 use rookery::xmpp::limits::Limits;
 use rookery::xmpp::{Edge, Out};
 
@@ -149,8 +149,8 @@ impl World {
     }
 
     /// A stanza comes, as the link has read it.
-    pub fn brings(&self, envelope: Envelope) {
-        self.edge.receive(envelope, &self.out);
+    pub fn brings(&self, incoming: impl Into<Incoming>) {
+        self.edge.receive(incoming, &self.out);
     }
 
     /// The answer to the iq `id` of `jid`.

@@ -8,6 +8,7 @@ use jid::Jid;
 use minidom::Element;
 
 use super::{Kind, STANZAS, is_xml_char, ns};
+use crate::domain::error::ErrorType;
 
 /// A piece of well-formed XML: any number of elements, each declaring its own namespaces. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -248,99 +249,12 @@ impl Stanza {
     }
 }
 
-/// What to do after an error (RFC 6120 §8.3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorType {
-    Auth,
-    Cancel,
-    Continue,
-    Modify,
-    Wait,
-}
-
-impl ErrorType {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ErrorType::Auth => "auth",
-            ErrorType::Cancel => "cancel",
-            ErrorType::Continue => "continue",
-            ErrorType::Modify => "modify",
-            ErrorType::Wait => "wait",
-        }
-    }
-}
-
-/// The defined conditions of RFC 6120 §8.3.3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Condition {
-    BadRequest,
-    Conflict,
-    FeatureNotImplemented,
-    Forbidden,
-    Gone,
-    InternalServerError,
-    ItemNotFound,
-    JidMalformed,
-    NotAcceptable,
-    NotAllowed,
-    NotAuthorized,
-    PolicyViolation,
-    RecipientUnavailable,
-    Redirect,
-    RegistrationRequired,
-    RemoteServerNotFound,
-    RemoteServerTimeout,
-    ResourceConstraint,
-    ServiceUnavailable,
-    SubscriptionRequired,
-    UndefinedCondition,
-    UnexpectedRequest,
-}
-
-impl Condition {
-    pub fn as_str(self) -> &'static str {
-        self.facts().0
-    }
-
-    /// The type its section recommends.
-    pub fn usual_type(self) -> ErrorType {
-        self.facts().1
-    }
-
-    fn facts(self) -> (&'static str, ErrorType) {
-        use ErrorType::{Auth, Cancel, Modify, Wait};
-        match self {
-            Condition::BadRequest => ("bad-request", Modify),
-            Condition::Conflict => ("conflict", Cancel),
-            Condition::FeatureNotImplemented => ("feature-not-implemented", Cancel),
-            Condition::Forbidden => ("forbidden", Auth),
-            Condition::Gone => ("gone", Cancel),
-            Condition::InternalServerError => ("internal-server-error", Cancel),
-            Condition::ItemNotFound => ("item-not-found", Cancel),
-            Condition::JidMalformed => ("jid-malformed", Modify),
-            Condition::NotAcceptable => ("not-acceptable", Modify),
-            Condition::NotAllowed => ("not-allowed", Cancel),
-            Condition::NotAuthorized => ("not-authorized", Auth),
-            Condition::PolicyViolation => ("policy-violation", Modify),
-            Condition::RecipientUnavailable => ("recipient-unavailable", Wait),
-            Condition::Redirect => ("redirect", Modify),
-            Condition::RegistrationRequired => ("registration-required", Auth),
-            Condition::RemoteServerNotFound => ("remote-server-not-found", Cancel),
-            Condition::RemoteServerTimeout => ("remote-server-timeout", Wait),
-            Condition::ResourceConstraint => ("resource-constraint", Wait),
-            Condition::ServiceUnavailable => ("service-unavailable", Cancel),
-            Condition::SubscriptionRequired => ("subscription-required", Auth),
-            Condition::UndefinedCondition => ("undefined-condition", Cancel),
-            Condition::UnexpectedRequest => ("unexpected-request", Wait),
-        }
-    }
-}
-
 /// An error as a stanza carries it (RFC 6120 §8.3.2).
 #[derive(Clone, Debug)]
 pub struct StanzaError {
-    pub type_: ErrorType,
-    pub condition: Condition,
+    pub kind: ErrorType,
+    /// Element name in `urn:ietf:params:xml:ns:xmpp-stanzas` (§8.3.3).
+    pub condition: &'static str,
     /// For people; in English.
     pub text: Option<Cow<'static, str>>,
     /// An application's own condition, such as those of XEP-0060.
@@ -348,9 +262,9 @@ pub struct StanzaError {
 }
 
 impl StanzaError {
-    /// `condition` with its usual type.
-    pub fn new(condition: Condition) -> Self {
-        StanzaError { type_: condition.usual_type(), condition, text: None, detail: None }
+    /// Which type and condition go with what is said in one place, [`crate::domain::error::TABLE`].
+    pub fn new(kind: ErrorType, condition: &'static str) -> Self {
+        StanzaError { kind, condition, text: None, detail: None }
     }
 
     pub fn text(mut self, text: impl Into<Cow<'static, str>>) -> Self {
@@ -365,8 +279,8 @@ impl StanzaError {
 
     pub fn to_xml(&self) -> Xml {
         let mut w = XmlWriter::new();
-        w.open("error", "").attr("type", self.type_.as_str());
-        w.open(self.condition.as_str(), ns::STANZA_ERRORS).close();
+        w.open("error", "").attr("type", self.kind.as_str());
+        w.open(self.condition, ns::STANZA_ERRORS).close();
         if let Some(text) = &self.text {
             w.open("text", ns::STANZA_ERRORS).attr("xml:lang", "en").text(text).close();
         }

@@ -1,4 +1,5 @@
-//! The reader: it never stops, whatever comes. Sound stanzas go to the handler, the rest is answered here.
+//! The reader: it never stops, whatever comes. What is a stanza goes to the handler, sound or not: one place counts and
+//! answers.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,7 +9,8 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::{Handler, Shared, Trouble, count, instance};
 use crate::base::clock::Timestamp;
-use crate::xmpp::envelope::{Condition, Envelope, Head, Kind, Scope, StanzaError, StanzaType};
+use crate::domain::error::Refusal;
+use crate::xmpp::envelope::{Envelope, Head, Incoming, Kind, Refused, Scope, StanzaType};
 use crate::xmpp::framer::{Excess, Frame, Framer};
 
 const READ: usize = 64 * 1024;
@@ -47,16 +49,17 @@ impl Reader<'_> {
                     Ok(envelope) => self.stanza(envelope)?,
                     Err(broken) => {
                         count(&self.shared.stats.broken, 1);
-                        self.refuse(&broken.head, Condition::BadRequest, broken.fault.to_string());
+                        self.refuse(*broken.head, Refusal::BadRequest, broken.fault.to_string());
                     }
                 },
                 Frame::Skipped(skipped) => {
                     count(&self.shared.stats.skipped, 1);
-                    let condition = match skipped.why {
-                        Excess::RestrictedXml | Excess::NotWellFormed => Condition::BadRequest,
-                        _ => Condition::PolicyViolation,
+                    let refusal = match skipped.why {
+                        Excess::RestrictedXml | Excess::NotWellFormed => Refusal::BadRequest,
+                        _ => Refusal::StanzaTooBig,
                     };
-                    self.refuse(&Head::salvage(&skipped.head), condition, skipped.why.to_string());
+                    let why = skipped.why.told(&self.shared.config.limits, skipped.bytes);
+                    self.refuse(Head::salvage(&skipped.head), refusal, why);
                 }
                 Frame::Close => return Err(Trouble::Closed),
                 Frame::Open(_) => {}
@@ -80,7 +83,7 @@ impl Reader<'_> {
             Kind::Message if instance::heard(shared, &envelope) => return Ok(()),
             Kind::Iq if !is_request(&envelope) => {
                 // RFC 6120 §8.2.3: an iq has one of four types, a request an id and exactly one child.
-                self.refuse(&envelope.head, Condition::BadRequest, "no proper iq".to_owned());
+                self.refuse(envelope.head, Refusal::BadRequest, "no proper iq".to_owned());
                 return Ok(());
             }
             Kind::Other => {
@@ -91,16 +94,13 @@ impl Reader<'_> {
             }
             _ => envelope,
         };
-        (self.handler)(envelope);
+        (self.handler)(envelope.into());
         Ok(())
     }
 
-    fn refuse(&self, head: &Head, condition: Condition, why: String) {
+    fn refuse(&self, head: Head, refusal: Refusal, why: String) {
         tracing::debug!(?head, "stanza refused: {why}");
-        if let Some(error) = head.error(&StanzaError::new(condition).text(why)) {
-            // What cannot be sent now is of no use later: who asked learns by its own time-out.
-            let _ = self.shared.answer(error);
-        }
+        (self.handler)(Incoming::Refused(Refused { head, refusal, why }));
     }
 }
 
