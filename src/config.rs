@@ -226,8 +226,8 @@ impl Config {
             .and_then(|file| read_bounded(file, 1024 * 1024))
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         let env =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::parse(&text, path.parent().unwrap_or(Path::new("")), env)
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())));
+        Config::read(&text, path.parent().unwrap_or(Path::new("")), env)
     }
 
     /// Reads `text`; relative paths in it are taken from `folder`. A variable `ROOKERY_<TABLE>__<KEY>` of `env` wins
@@ -236,6 +236,15 @@ impl Config {
         text: &str,
         folder: &Path,
         env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        Config::read(text, folder, env.into_iter().map(|(name, value)| (name, Some(value))))
+    }
+
+    /// The same; a variable whose value is no text comes as `None`.
+    fn read(
+        text: &str,
+        folder: &Path,
+        env: impl IntoIterator<Item = (String, Option<String>)>,
     ) -> Result<Config, ConfigError> {
         let mut r = Reader::new(text, env)?;
         let federation = federation(&mut r);
@@ -272,7 +281,8 @@ fn component(r: &mut Reader, folder: &Path) -> Option<Component> {
         None => jid.as_ref().and_then(|jid| match jid.as_str().split_once('.') {
             Some((_, parent)) => Some(parent.to_owned()),
             None => {
-                r.missing(SERVER_HOST, "the component's jid has only one label, so write the server's XMPP host here")
+                let jid = r.name(JID);
+                r.missing(SERVER_HOST, &format!("{jid} has only one label, so write the server's XMPP host here"))
             }
         }),
     };
@@ -391,7 +401,11 @@ fn http(r: &mut Reader, allow_private: bool) -> Option<Http> {
         (None, Some(listen)) => match listen.port().checked_add(1) {
             Some(port) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             None => {
-                r.missing(ADMIN, "there is no port above that of listen, so write an address for health and metrics")
+                let write = format!(
+                    "there is no port above that of {}, so write an address for health and metrics",
+                    r.name(LISTEN)
+                );
+                r.missing(ADMIN, &write)
             }
         },
     };
@@ -401,7 +415,7 @@ fn http(r: &mut Reader, allow_private: bool) -> Option<Http> {
     {
         r.problem(
             ADMIN,
-            "it is the same as listen",
+            format!("it is the same as {}", r.name(LISTEN)),
             "health and metrics need an address of their own: write another port",
         );
     }

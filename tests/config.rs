@@ -166,6 +166,42 @@ fn the_environment_wins_over_the_file() {
     has(&problems[1].to_string(), &["ROOKERY_HTTP__LISTEN", "not an IP address"]);
 }
 
+/// The file's syntax does not hold in the environment, and the variable is what its writer looks for.
+#[test]
+fn an_error_of_the_environment_names_the_variable_and_its_syntax() {
+    let list = |value: &str| parse_with(SMALL, &[("ROOKERY_ACCOUNTS__ADMINS", value)]);
+    for (value, admins) in [
+        ("", &[][..]),
+        ("a@b.example", &["a@b.example"]),
+        ("a@b.example, c@d.example,", &["a@b.example", "c@d.example"]),
+        (r#"["a@b.example"]"#, &["a@b.example"]),
+        (r#" [ "a@b.example", 'c@d.example' ] "#, &["a@b.example", "c@d.example"]),
+    ] {
+        let read: Vec<_> = list(value).unwrap().accounts.admins.iter().map(|jid| jid.to_string()).collect();
+        assert_eq!(read, admins, "{value}");
+    }
+    for wrong in ["[a@b.example]", "[1]", "a@b.example c@d.example", "example.org", "\"a@b.example\""] {
+        let problems = list(wrong).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        has(&problems[0].to_string(), &["ROOKERY_ACCOUNTS__ADMINS", "separated by commas"]);
+    }
+    for (table, keys) in KEYS {
+        for key in *keys {
+            let name = format!("ROOKERY_{}__{}", table.to_uppercase(), key.to_uppercase());
+            // Whatever it is, this is wrong for it, if anything can be.
+            let Err(problems) = parse_with(SMALL, &[(&name, "\u{1} @ \u{1}")]) else {
+                assert!(["secret", "path"].contains(key), "{name}");
+                continue;
+            };
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].key, name);
+            has(&problems[0].write, &["in the environment: "]);
+        }
+    }
+    let env = [("ROOKERY_HTTP__LISTEN", "127.0.0.1:65535")];
+    has(&parse_with(SMALL, &env).unwrap_err()[0].to_string(), &["http.admin_listen", "that of ROOKERY_HTTP__LISTEN"]);
+}
+
 #[test]
 fn the_secret_is_never_shown() {
     let c = parse(SMALL).unwrap();
@@ -288,6 +324,25 @@ fn the_store_and_the_ports_make_sense() {
     assert_eq!(any.http.admin_listen.to_string(), "127.0.0.1:0");
     let single = SMALL.replace("jid = \"social.example.org\"", "jid = \"social\"");
     has(&parse(&single).unwrap_err()[0].to_string(), &["component.server_host", "only one label"]);
+}
+
+/// A value that is no text was once passed over, and the file's stood in its place.
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_an_error() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rookery.toml");
+    std::fs::write(&file, SMALL).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_rookery"))
+        .args(["check", "--config"])
+        .arg(&file)
+        .env("ROOKERY_COMPONENT__SECRET", std::ffi::OsStr::from_bytes(b"s\xff"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success());
+    has(&told, &["ROOKERY_COMPONENT__SECRET: its value is not UTF-8"]);
 }
 
 #[test]

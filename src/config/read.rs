@@ -19,6 +19,8 @@ const ENV_PREFIX: &str = "ROOKERY_";
 pub(super) struct Reader {
     file: Table,
     env: BTreeMap<Key, String>,
+    /// How the keys read so far are written as variables.
+    as_variable: BTreeMap<Key, &'static str>,
     problems: Vec<Problem>,
 }
 
@@ -26,12 +28,15 @@ pub(super) struct Reader {
 pub(super) trait Plain: DeserializeOwned {
     /// What is wanted, for the sentence "… is wanted".
     const WANTED: &'static str;
+    /// The same for a variable of the environment, as it stands behind `=`, for somebody who has never written one.
+    const AS_VARIABLE: &'static str;
     /// The value from the environment, where everything is text.
     fn from_env(text: &str) -> Option<Self>;
 }
 
 impl Plain for String {
     const WANTED: &'static str = "a text in quotes";
+    const AS_VARIABLE: &'static str = "the text itself, without quotes";
     fn from_env(text: &str) -> Option<Self> {
         Some(text.to_owned())
     }
@@ -39,6 +44,7 @@ impl Plain for String {
 
 impl Plain for bool {
     const WANTED: &'static str = "true or false";
+    const AS_VARIABLE: &'static str = "true or false";
     fn from_env(text: &str) -> Option<Self> {
         text.parse().ok()
     }
@@ -46,6 +52,7 @@ impl Plain for bool {
 
 impl Plain for u64 {
     const WANTED: &'static str = "a whole number that is not negative";
+    const AS_VARIABLE: &'static str = "digits only";
     fn from_env(text: &str) -> Option<Self> {
         text.parse().ok()
     }
@@ -53,17 +60,24 @@ impl Plain for u64 {
 
 impl Plain for Vec<String> {
     const WANTED: &'static str = r#"a list of texts, ["…", "…"]"#;
-    /// Separated by commas; the empty text is the empty list.
+    const AS_VARIABLE: &'static str = r#"one or more separated by commas, or a list as in the file, ["…", "…"]"#;
+    /// Separated by commas, or as the file has it; the empty text is the empty list.
     fn from_env(text: &str) -> Option<Self> {
+        if text.trim_start().starts_with('[') {
+            return format!("list = {text}").parse::<Table>().ok()?.remove("list")?.try_into().ok();
+        }
         Some(text.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect())
     }
 }
 
 impl Reader {
     /// Errors: the text is not TOML. Unknown keys, in the file and in the environment, become problems at once.
-    pub(super) fn new(text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        text: &str,
+        env: impl IntoIterator<Item = (String, Option<String>)>,
+    ) -> Result<Self, ConfigError> {
         let file = text.parse::<Table>().map_err(|e| ConfigError::Problems { problems: vec![not_toml(text, &e)] })?;
-        let mut r = Reader { file, env: BTreeMap::new(), problems: Vec::new() };
+        let mut r = Reader { file, env: BTreeMap::new(), as_variable: BTreeMap::new(), problems: Vec::new() };
         r.find_unknown();
         for (name, value) in env {
             r.take_variable(&name, value);
@@ -74,10 +88,11 @@ impl Reader {
     /// The value of `key`, the environment's before the file's; `None` if there is none or it is of another kind,
     /// which is then a problem. The value itself is never repeated: it may be the secret.
     pub(super) fn get<T: Plain>(&mut self, key: Key) -> Option<T> {
+        self.as_variable.insert(key, T::AS_VARIABLE);
         let wrong = match (self.env.get(&key), self.file.get(key.0).and_then(|t| t.get(key.1))) {
             (Some(text), _) => match T::from_env(text) {
                 Some(value) => return Some(value),
-                None => format!("{} is wanted", T::WANTED),
+                None => format!("{} is wanted", T::AS_VARIABLE),
             },
             (None, Some(value)) => match value.clone().try_into() {
                 Ok(value) => return Some(value),
@@ -137,11 +152,25 @@ impl Reader {
     }
 
     pub(super) fn problem(&mut self, key: Key, wrong: impl Into<String>, write: impl Into<String>) {
-        let key = match self.is_from_env(key) {
-            true => variable(key),
+        let (wrong, mut write) = (wrong.into(), write.into());
+        let name = match self.is_from_env(key) {
+            true => {
+                // The advice shows the file's syntax, which is another.
+                let syntax = self.as_variable.get(&key).unwrap_or(&String::AS_VARIABLE);
+                write.push_str(&format!("; here, in the environment: {syntax}"));
+                variable(key)
+            }
             false => format!("{}.{}", key.0, key.1),
         };
-        self.problems.push(Problem { key, wrong: wrong.into(), write: write.into() });
+        self.problems.push(Problem { key: name, wrong, write });
+    }
+
+    /// What a person looks for where `key` was written: the variable, or the key.
+    pub(super) fn name(&self, key: Key) -> String {
+        match self.is_from_env(key) {
+            true => variable(key),
+            false => key.1.to_owned(),
+        }
     }
 
     /// All problems, in the order of [`KEYS`]; those of no known table first.
@@ -179,12 +208,18 @@ impl Reader {
         self.problems.append(&mut problems);
     }
 
-    /// Takes `ROOKERY_<TABLE>__<KEY>`. Other names, also those of ours without two underscores, are not ours to judge.
-    fn take_variable(&mut self, name: &str, value: String) {
+    /// Takes `ROOKERY_<TABLE>__<KEY>`. A value that is no text has come as `None`. Other names, also those of ours without two underscores, are not ours to judge.
+    fn take_variable(&mut self, name: &str, value: Option<String>) {
         let Some((table, key)) = name.strip_prefix(ENV_PREFIX).and_then(|rest| rest.split_once("__")) else { return };
         let (table, key) = (table.to_ascii_lowercase(), key.to_ascii_lowercase());
         match all_keys().find(|known| known.0 == table && known.1 == key) {
-            Some(known) => drop(self.env.insert(known, value)),
+            Some(known) => match value {
+                Some(value) => drop(self.env.insert(known, value)),
+                None => {
+                    let (key, wrong) = (variable(known), "its value is not UTF-8".to_owned());
+                    self.problems.push(Problem { key, wrong, write: "write it in UTF-8".to_owned() });
+                }
+            },
             None => {
                 let near = nearest(name, all_keys().map(variable)).unwrap_or_default();
                 let wrong = "unknown environment variable".to_owned();

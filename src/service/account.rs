@@ -4,7 +4,7 @@ use jid::BareJid;
 
 use super::{Decided, Inner, Registration, Service, of_hosts};
 use crate::base::turn::Turn;
-use crate::domain::address::LocalName;
+use crate::domain::address::{LocalName, Whom};
 use crate::domain::error::Refusal;
 use crate::store::{Account, Tx};
 
@@ -94,6 +94,16 @@ impl Service {
     /// The active account `name`.
     pub async fn account(&self, turn: Turn, name: LocalName) -> Result<Account, Refusal> {
         self.look(turn, move |r| Ok(r.account(&name)?.filter(Account::is_active).ok_or(Refusal::NoSuchAccount)?)).await
+    }
+
+    /// Whether the account at `service` is not there yet, and a first write of `by` makes it.
+    pub async fn awaits(&self, service: BareJid, by: BareJid) -> Result<bool, Refusal> {
+        let inner = self.clone();
+        self.peek(move |r| match inner.addresses.whom(&service) {
+            Some(Whom::Local(name)) => Ok(inner.is_namesake(&name, &by) && r.account(&name)?.is_none()),
+            _ => Ok(false),
+        })
+        .await
     }
 
     /// The active accounts that a Jabber account owns.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jid::BareJid;
 use minidom::Element;
 use xmpp_parsers::disco::{DiscoInfoResult, Identity};
 
@@ -14,9 +15,10 @@ use super::envelope::{Xml, XmlWriter};
 use super::{forms, ns, rsm};
 use crate::domain::address::Addresses;
 use crate::domain::error::Refusal;
-use crate::domain::node::{MICROBLOG, NodeAddress, NodeName};
-use crate::domain::node_config::Field;
-use crate::service::retrieve::{Entity, NodeInfo, Page, Which};
+use crate::domain::node::{MICROBLOG, NodeAddress, NodeKind, NodeName};
+use crate::domain::node_config::{Field, NodeConfig};
+use crate::service::Service;
+use crate::service::retrieve::{Entity, Items, NodeInfo, Page, Which};
 
 /// What can be done with nodes anywhere: names behind `http://jabber.org/protocol/pubsub#` (XEP-0060 §10).
 const PUBSUB_FEATURES: &[&str] = &[
@@ -139,19 +141,58 @@ pub(super) async fn info(r: Request) -> Answer {
     let query = r.envelope.child_element(r.payload()?).map_err(|_| Refusal::BadRequest)?;
     let node = query.attr("node").filter(|node| !node.is_empty());
     let of_account = r.to.node().is_some();
+    let yet = Unborn::of(&r);
     if let Some(name) = node.filter(|node| !r.edge.caps().announced(node, of_account)) {
         let name = NodeName::parse(name).map_err(|_| Refusal::NodeNotFound)?;
         let at = NodeAddress { service: r.to.clone(), name };
-        let info = r.service().node_info(r.turn, at).await?;
+        let found = r.service().node_info(r.turn, at.clone()).await;
+        let info = yet.or(found, || (at.name == NodeName::microblog()).then(|| yet.microblog())).await?;
         return Ok(node_info(&info, r.to.as_str(), of_account));
     }
-    let mut info = match r.service().entity(r.turn, r.to).await? {
+    let found = r.service().entity(r.turn, r.to).await.map(|entity| match entity {
         Entity::Component => component(),
         Entity::Account(_) => account(),
-    };
+    });
+    let mut info = yet.or(found, || Some(account())).await?;
     // XEP-0115 §6.2: the answer names the node that was asked for.
     info.node = node.map(str::to_owned);
     Xml::element(&Element::from(info)).map_err(|_| Refusal::Failed)
+}
+
+/// The account that its owner asks about before the first write, which will make it: shown to them, and to nobody else,
+/// as the empty one that it will be, so that a client finds where to publish.
+struct Unborn {
+    service: Service,
+    jid: BareJid,
+    by: BareJid,
+}
+
+impl Unborn {
+    fn of(r: &Request) -> Self {
+        Unborn { service: r.service(), jid: r.to.clone(), by: r.from.to_bare() }
+    }
+
+    /// `found`, or what `empty` gives if there is no account yet; `None`: not even then.
+    async fn or<T>(&self, found: Result<T, Refusal>, empty: impl FnOnce() -> Option<T>) -> Result<T, Refusal> {
+        match found {
+            Err(Refusal::NoSuchAccount) if self.service.awaits(self.jid.clone(), self.by.clone()).await? => {
+                empty().ok_or(Refusal::NodeNotFound)
+            }
+            found => found,
+        }
+    }
+
+    /// Its microblog.
+    fn microblog(&self) -> NodeInfo {
+        NodeInfo {
+            name: NodeName::microblog(),
+            config: NodeConfig::default_for(NodeKind::Microblog),
+            creator: self.by.clone(),
+            created: self.service.clock.now(),
+            subscribers: 0,
+            items: 0,
+        }
+    }
 }
 
 /// A node's identity and metadata (XEP-0060 §5.3, §5.4).
@@ -216,26 +257,31 @@ async fn nodes(r: Request, page: Option<Page>) -> Answer {
         None => None,
     };
     let most = max.unwrap_or(NODES_MOST).min(NODES_MOST);
-    let (service, jid) = (r.service(), r.to.clone());
-    let mut found = service.nodes(r.turn, r.from.to_bare(), r.to, behind, most + 1).await?;
+    let (service, jid, yet) = (r.service(), r.to.clone(), Unborn::of(&r));
+    let microblog = NodeName::microblog();
+    let unborn = match behind.as_ref().is_none_or(|behind| *behind < microblog) {
+        true => vec![(microblog, String::new())],
+        false => Vec::new(),
+    };
+    let found = service.nodes(r.turn, r.from.to_bare(), r.to, behind, most + 1).await;
+    let found = found.map(|nodes| nodes.into_iter().map(|node| (node.name, node.config.title)).collect());
+    let mut found = yet.or(found, || Some(unborn)).await?;
     let more = found.len() > most;
     found.truncate(most);
     let mut w = XmlWriter::new();
     w.open("query", ns::DISCO_ITEMS);
-    for node in &found {
-        w.open("item", "").attr("jid", jid.as_str()).attr("node", node.name.as_str());
-        if !node.config.title.is_empty() {
-            w.attr("name", &node.config.title);
+    for (name, title) in &found {
+        w.open("item", "").attr("jid", jid.as_str()).attr("node", name.as_str());
+        if !title.is_empty() {
+            w.attr("name", title);
         }
         w.close();
     }
     if asked || more {
-        let name = |node: Option<&crate::domain::node::Node>| node.map(|node| node.name.clone());
-        let (first, last) = (name(found.first()), name(found.last()));
         // Only who sees every node could count them.
         let given = rsm::Given {
-            first: first.as_ref().map(NodeName::as_str),
-            last: last.as_ref().map(NodeName::as_str),
+            first: found.first().map(|(name, _)| name.as_str()),
+            last: found.last().map(|(name, _)| name.as_str()),
             ..rsm::Given::default()
         };
         rsm::write(&mut w, given);
@@ -246,10 +292,12 @@ async fn nodes(r: Request, page: Option<Page>) -> Answer {
 /// The items of a node (XEP-0060 §5.5): their ids, as names.
 async fn node_items(r: Request, name: NodeName, page: Option<Page>) -> Answer {
     let asked = page.is_some();
-    let (service, jid) = (r.service(), r.to.clone());
+    let (service, jid, yet) = (r.service(), r.to.clone(), Unborn::of(&r));
     let at = NodeAddress { service: r.to, name: name.clone() };
     let which = page.map_or(Which::Newest(None), Which::Page);
-    let found = service.items(r.turn, r.from, at, which).await?;
+    let found = service.items(r.turn, r.from, at, which).await;
+    let nothing = || (name == NodeName::microblog()).then(|| Items { complete: true, ..Items::default() });
+    let found = yet.or(found, nothing).await?;
     let mut w = XmlWriter::new();
     w.open("query", ns::DISCO_ITEMS).attr("node", name.as_str());
     for (item, _) in &found.items {

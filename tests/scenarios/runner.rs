@@ -197,7 +197,7 @@ impl World {
     /// Whether nothing comes for a while.
     async fn quiet(&self) -> bool {
         let before = self.inbox.lock().unwrap().len();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         before == self.inbox.lock().unwrap().len()
     }
 
