@@ -18,11 +18,15 @@ use axum::response::{IntoResponse, Response};
 use house::{House, PUBLIC, microblog};
 use rookery::base::id::Ids;
 use rookery::base::shutdown::{self, Phase, Trigger};
+use rookery::base::turn::Turn;
 use rookery::domain::event::{Event, NodeRef, What};
 use rookery::domain::hub::HubSubscription;
 use rookery::format::atom;
 use rookery::format::canonical::{Canonical, Limits};
+use rookery::http::client::resolve::{Lookup, Resolver};
+use rookery::http::client::{Client, Options};
 use rookery::network::Network;
+use rookery::network::ostatus::OStatus;
 use rookery::queue::Queue;
 use rookery::store::Read;
 use tokio::net::TcpListener;
@@ -115,6 +119,10 @@ impl Site {
 
     fn pushes(&self, path: &str) -> Vec<Got> {
         self.all(path, Method::POST)
+    }
+
+    async fn questions_come(&self, count: usize) {
+        until("the questions", async || self.questions("/cb").len() >= count).await;
     }
 }
 
@@ -518,6 +526,118 @@ async fn requests_for_one_host_are_bounded_and_told_when_to_come_back() {
     assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "1"));
     world.house.advance(1);
     assert_eq!(world.ask("subscribe", "/again", &[]).await.status, 202);
+}
+
+/// Answers each look-up with what `answer` makes of the name's number (`n7.reader.example`) and how often it was asked.
+struct Dns {
+    asked: Mutex<HashMap<String, usize>>,
+    answer: fn(u16, usize) -> Ipv4Addr,
+}
+
+impl Resolver for Dns {
+    fn lookup(&self, name: &str) -> Lookup {
+        let mut asked = self.asked.lock().unwrap();
+        let times = asked.entry(name.to_owned()).or_default();
+        *times += 1;
+        let number = name.trim_start_matches('n').split('.').next().unwrap().parse::<u16>().unwrap();
+        let address = (self.answer)(number, *times);
+        Box::pin(async move { Ok(vec![address.into()]) })
+    }
+}
+
+/// A hub whose callbacks' names are looked up so, and the queue behind it.
+fn hub_with(house: &House, answer: fn(u16, usize) -> Ipv4Addr) -> (Router, Queue, Trigger) {
+    let dns = Arc::new(Dns { asked: Mutex::default(), answer });
+    let options = Options { resolver: dns, ..Options::new(PUBLIC.parse().unwrap(), true) };
+    let ostatus = OStatus::new(house.service.clone(), house.topics.clone(), Client::new(options).unwrap());
+    let (trigger, shutdown) = shutdown::channel();
+    let networks: Vec<Arc<dyn Network>> = vec![Arc::new(ostatus.clone())];
+    let queue = Queue::start(house.store.clone(), networks, house.clock.clone(), Ids::seeded(9), shutdown);
+    (ostatus.routes(), queue, trigger)
+}
+
+/// Asks for a subscription of `names` names that lead to the port of `site`; the answers' status, and the last one.
+async fn ask_by_names(house: &mut House, hub: Router, site: &Site, names: u16) -> (Vec<u16>, house::Answer) {
+    house.web = hub;
+    let (mut status, mut last) = (Vec::new(), None);
+    for n in 0..names {
+        let callback = format!("http://n{n}.reader.example:{}/cb", site.address.port());
+        let form = [("hub.mode", "subscribe"), ("hub.topic", TOPIC), ("hub.callback", callback.as_str())];
+        let answer = house.post("/hub", &form).await;
+        status.push(answer.status.as_u16());
+        last = Some(answer);
+    }
+    (status, last.unwrap())
+}
+
+#[tokio::test]
+async fn many_names_for_one_address_are_bounded_together_and_told_when_to_come_back() {
+    let (mut house, site) = (House::new(), Site::start().await);
+    house.publish("zero", "Something").await;
+    let (hub, ..) = hub_with(&house, |_, _| Ipv4Addr::new(127, 0, 5, 1));
+    let (status, last) = ask_by_names(&mut house, hub, &site, 250).await;
+    assert_eq!((status.iter().filter(|s| **s == 202).count(), last.status.as_u16()), (240, 503), "{status:?}");
+    assert_eq!(
+        (last.header("retry-after"), last.body.as_str()),
+        ("1", "too many requests for callbacks in this network\n")
+    );
+}
+
+/// A name may lead elsewhere when its callback is asked than when the request came.
+#[tokio::test]
+async fn names_that_lead_elsewhere_later_do_not_turn_us_against_an_address() {
+    let (mut house, site) = (House::new(), Site::start().await);
+    house.publish("zero", "Something").await;
+    let (hub, queue, trigger) = hub_with(&house, |n, times| match times {
+        1 => Ipv4Addr::new(127, 1 + (n / 250) as u8, (n % 250) as u8, 1),
+        _ => Ipv4Addr::LOCALHOST,
+    });
+    let (status, _) = ask_by_names(&mut house, hub, &site, 300).await;
+    assert!(status.iter().all(|status| *status == 202), "{status:?}");
+    site.questions_come(240).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(site.questions("/cb").len(), 240, "the rest waits");
+    house.advance(30);
+    site.questions_come(300).await;
+    trigger.set(Phase::Stopped);
+    queue.ended().await;
+}
+
+/// Nor between the look-up that is counted and the connection.
+#[tokio::test]
+async fn what_is_counted_is_where_the_question_goes() {
+    let (mut house, site) = (House::new(), Site::start().await);
+    house.publish("zero", "Something").await;
+    let (hub, queue, trigger) = hub_with(&house, |n, times| match times {
+        1 | 2 => Ipv4Addr::new(127, 1, n as u8, 1),
+        _ => Ipv4Addr::LOCALHOST,
+    });
+    let (status, _) = ask_by_names(&mut house, hub, &site, 20).await;
+    assert!(status.iter().all(|status| *status == 202), "{status:?}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(site.questions("/cb").len(), 0);
+    trigger.set(Phase::Stopped);
+    queue.ended().await;
+}
+
+/// WebSub §5.2: who is subscribed is told when the hub ends it.
+#[tokio::test]
+async fn a_deleted_feed_ends_its_subscriptions_and_says_so() {
+    let world = World::new().await;
+    world.subscribe("/cb?x=1", &[]).await;
+    world.subscribe("/rude", &[]).await;
+    world.site.set("/rude", Manner::Status(404));
+    let delete = world.house.service.delete(Turn::free(), house::ALICE.parse().unwrap(), microblog("alice"));
+    delete.await.unwrap();
+    let told = world.questions("/cb", 2).await.remove(1);
+    let query = |name: &str| told.query.get(name).map(String::as_str);
+    assert_eq!((query("x"), query("hub.mode"), query("hub.topic")), (Some("1"), Some("denied"), Some(TOPIC)));
+    assert_eq!((query("hub.reason"), query("hub.challenge")), (Some("the feed was deleted"), None));
+    assert_eq!(world.questions("/rude", 2).await.remove(1).query["hub.mode"], "denied");
+    world.quiet().await;
+    let left = world.house.store.read(|r| r.all_hub_subscriptions(&[], 10)).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(world.site.pushes("/cb").is_empty(), "there is nothing to push");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ pub mod resolve;
 
 use std::error::Error;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,11 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
-use url::Url;
+use tokio::time::{Instant, timeout, timeout_at};
+use url::{Host, Url};
 
 use self::guard::{Guard, Refusal};
-use self::resolve::{Guarded, Resolver, SystemResolver};
+use self::resolve::{Guarded, LookupError, Resolver, SystemResolver};
 use crate::base::clock::Timestamp;
 
 /// The longest response head, in bytes of names and values.
@@ -62,6 +63,8 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     http: reqwest::Client,
     guard: Arc<Guard>,
+    resolver: Guarded,
+    connect_timeout: Duration,
     permits: Semaphore,
 }
 
@@ -208,9 +211,11 @@ pub struct BuildError(#[from] reqwest::Error);
 impl Client {
     pub fn new(options: Options) -> Result<Self, BuildError> {
         let guard = Arc::new(options.guard);
+        let resolver = Guarded::new(options.resolver, guard.clone());
+        let connect_timeout = options.connect_timeout;
         let http = reqwest::Client::builder()
             .user_agent(format!("Rookery/{} (+{})", env!("CARGO_PKG_VERSION"), options.public_url))
-            .dns_resolver(Guarded { resolver: options.resolver, guard: guard.clone() })
+            .dns_resolver(resolver.clone())
             .no_proxy()
             .referer(false)
             // Followed in `fetch`, where each hop passes the guard and can change the method.
@@ -222,12 +227,31 @@ impl Client {
             .http1_max_headers(MAX_HEAD_FIELDS)
             .http2_max_header_list_size(MAX_HEAD_BYTES as u32)
             .build()?;
-        Ok(Client(Arc::new(Inner { http, guard, permits: Semaphore::new(options.concurrent) })))
+        let permits = Semaphore::new(options.concurrent);
+        Ok(Client(Arc::new(Inner { http, guard, resolver, connect_timeout, permits })))
     }
 
     /// Whether `url` would be asked at all, as far as it can be told without DNS: for URLs that are to be kept.
     pub fn check(&self, url: &Url) -> Result<(), Refusal> {
         self.0.guard.check_url(url)
+    }
+
+    /// The addresses of `url`'s host that may be asked, at least one; for a minute requests to that host go to these and
+    /// no others. For who bounds by address what others make us send.
+    pub async fn addresses(&self, url: &Url) -> Result<Vec<IpAddr>, FetchError> {
+        self.check(url)?;
+        let name = match url.host() {
+            Some(Host::Ipv4(ip)) => return Ok(vec![ip.into()]),
+            Some(Host::Ipv6(ip)) => return Ok(vec![ip.into()]),
+            Some(Host::Domain(name)) => name,
+            None => return Err(FetchError::Dns("there is no host name".to_owned())),
+        };
+        match timeout(self.0.connect_timeout, self.0.resolver.pin(name)).await {
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(LookupError::Refused(refusal))) => Err(refusal.into()),
+            Ok(Err(LookupError::Failed(error))) => Err(FetchError::Dns(error.to_string())),
+            Err(_) => Err(FetchError::Timeout),
+        }
     }
 
     /// Asks and reads the whole answer within the request's limits. It is sent once for each hop; whether it arrived is

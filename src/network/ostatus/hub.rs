@@ -6,8 +6,11 @@
 //! sha256. A synchronous verification (PuSH 0.3) is not offered: two servers that wait for one another would block each
 //! other.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -16,13 +19,16 @@ use axum::http::StatusCode;
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use url::Url;
 
 use super::OStatus;
-use crate::base::clock::Timestamp;
+use crate::base::clock::{Clock, Timestamp};
 use crate::domain::address::{Addresses, LocalName};
 use crate::domain::error::Refusal;
 use crate::domain::hub::{Digest, Intent, Mode};
+use crate::http::client::Client;
 use crate::http::problem::{busy, problem};
 use crate::service::hub::{LEASE_DEFAULT, LEASE_LEAST, LEASE_MOST};
 
@@ -59,10 +65,9 @@ async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Bytes) ->
         // The refusal names nothing but what the subscriber wrote.
         return problem(StatusCode::BAD_REQUEST, &format!("hub.callback cannot be used: {refusal}"));
     }
-    if let Err(seconds) = inner.buckets.take(callback.host_str().unwrap_or_default(), inner.service.clock.now()) {
-        let words = "too many requests for callbacks at this host";
-        let mut response = problem(StatusCode::TOO_MANY_REQUESTS, words);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    if let Err(over) = inner.bounds.asked(&inner.client, &callback, &inner.service.clock).await {
+        let mut response = problem(over.status, over.words);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(over.seconds));
         return response;
     }
     intent.challenge = inner.service.ids.token(CHALLENGE);
@@ -181,36 +186,138 @@ fn is_ostatus_peer(agent: &HeaderValue) -> bool {
     OSTATUS_PEERS.iter().any(|peer| agent.contains(peer))
 }
 
-/// Anybody may send requests, in anybody's name; each makes us ask a callback. A token bucket for each host of callbacks
-/// keeps us from being turned against one. (The sender's address is of no use: behind a proxy it is the proxy's.)
-#[derive(Default)]
-pub(super) struct Buckets(Mutex<HashMap<String, Bucket>>);
+/// Anybody may send requests, in anybody's name; each makes us ask a callback. Token buckets keep us from being turned
+/// against one: for each host name of callbacks; for each network that the names lead to, since names cost nothing; and
+/// for all together. (The sender's address is of no use: behind a proxy it is the proxy's.)
+///
+/// A network is counted twice: when a request comes, so that its sender is told, and when the callback is asked, since
+/// a name may lead elsewhere by then.
+pub(super) struct Bounds {
+    hosts: Buckets<String>,
+    networks: Buckets<IpAddr>,
+    all: Buckets<()>,
+    asking: Buckets<IpAddr>,
+    lookups: Arc<Semaphore>,
+}
+
+/// Which bound a request is over.
+#[derive(Debug)]
+struct Over {
+    status: StatusCode,
+    words: &'static str,
+    seconds: u32,
+}
+
+/// Requests at once, and how many more each second.
+#[derive(Clone, Copy)]
+struct Rate {
+    burst: f64,
+    per_second: f64,
+}
+
+const OF_HOST: Rate = Rate { burst: 60.0, per_second: 1.0 };
+/// Of a /24 or /48: a provider's machines may hold many hosts.
+const OF_NETWORK: Rate = Rate { burst: 240.0, per_second: 4.0 };
+const OF_ALL: Rate = Rate { burst: 2_000.0, per_second: 50.0 };
+/// Hosts, and networks, that are remembered.
+const REMEMBERED: usize = 10_000;
+/// Names that are looked up at once while their senders wait, and how long these do.
+const LOOKUPS: usize = 32;
+const LOOKUP: Duration = Duration::from_secs(2);
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            hosts: Buckets::new(OF_HOST),
+            networks: Buckets::new(OF_NETWORK),
+            all: Buckets::new(OF_ALL),
+            asking: Buckets::new(OF_NETWORK),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
+}
+
+impl Bounds {
+    /// Counts a request.
+    async fn asked(&self, client: &Client, callback: &Url, clock: &Clock) -> Result<(), Over> {
+        let over = |status, words| move |seconds| Over { status, words, seconds };
+        let host = callback.host_str().unwrap_or_default().to_owned();
+        self.hosts
+            .take(host, clock.now())
+            .map_err(over(StatusCode::TOO_MANY_REQUESTS, "too many requests for callbacks at this host"))?;
+        let addresses = self.addresses(client, callback).await;
+        take_networks(&self.networks, &addresses, clock.now())
+            .map_err(over(StatusCode::SERVICE_UNAVAILABLE, "too many requests for callbacks in this network"))?;
+        self.all
+            .take((), clock.now())
+            .map_err(over(StatusCode::SERVICE_UNAVAILABLE, "too many requests for subscriptions at the moment"))
+    }
+
+    /// Counts a question to a callback at these addresses; else the seconds after which it may be asked.
+    pub(super) fn asking(&self, addresses: &[IpAddr], now: Timestamp) -> Result<(), u32> {
+        take_networks(&self.asking, addresses, now)
+    }
+
+    /// None if they are not known soon: names that take long must not keep the door shut for others. They are looked up
+    /// again before the callback is asked.
+    async fn addresses(&self, client: &Client, callback: &Url) -> Vec<IpAddr> {
+        let Ok(permit) = self.lookups.clone().try_acquire_owned() else { return Vec::new() };
+        let (client, callback) = (client.clone(), callback.clone());
+        let found = tokio::spawn(async move {
+            let found = client.addresses(&callback).await;
+            drop(permit);
+            found
+        });
+        match timeout(LOOKUP, found).await {
+            Ok(Ok(Ok(addresses))) => addresses,
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn take_networks(buckets: &Buckets<IpAddr>, addresses: &[IpAddr], now: Timestamp) -> Result<(), u32> {
+    let networks: BTreeSet<IpAddr> = addresses.iter().map(|ip| network(*ip)).collect();
+    networks.into_iter().try_for_each(|network| buckets.take(network, now))
+}
+
+/// What one person has many addresses in: /24, or /48 in IPv6.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << 8)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 80)).into(),
+    }
+}
+
+/// Token buckets of one kind.
+struct Buckets<K> {
+    all: Mutex<HashMap<K, Bucket>>,
+    rate: Rate,
+}
 
 struct Bucket {
     tokens: f64,
     at: Timestamp,
 }
 
-/// Requests at once, and how many more each second.
-const BURST: f64 = 60.0;
-const PER_SECOND: f64 = 1.0;
-/// Hosts that are remembered.
-const HOSTS: usize = 10_000;
+impl<K: Eq + Hash> Buckets<K> {
+    fn new(rate: Rate) -> Self {
+        Buckets { all: Mutex::default(), rate }
+    }
 
-impl Buckets {
     /// Takes one request's token; else the seconds after which there is one.
-    fn take(&self, host: &str, now: Timestamp) -> Result<(), u32> {
-        let mut buckets = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if buckets.len() >= HOSTS && !buckets.contains_key(host) {
+    fn take(&self, key: K, now: Timestamp) -> Result<(), u32> {
+        let Rate { burst, per_second } = self.rate;
+        let mut buckets = self.all.lock().unwrap_or_else(|e| e.into_inner());
+        if buckets.len() >= REMEMBERED && !buckets.contains_key(&key) {
             // A full bucket is as good as none.
-            buckets.retain(|_, bucket| bucket.fill(now) < BURST);
-            if buckets.len() >= HOSTS {
+            buckets.retain(|_, bucket| bucket.fill(self.rate, now) < burst);
+            if buckets.len() >= REMEMBERED {
                 return Err(60);
             }
         }
-        let bucket = buckets.entry(host.to_owned()).or_insert(Bucket { tokens: BURST, at: now });
-        if bucket.fill(now) < 1.0 {
-            return Err(((1.0 - bucket.tokens) / PER_SECOND).ceil().max(1.0) as u32);
+        let bucket = buckets.entry(key).or_insert(Bucket { tokens: burst, at: now });
+        if bucket.fill(self.rate, now) < 1.0 {
+            return Err(((1.0 - bucket.tokens) / per_second).ceil().max(1.0) as u32);
         }
         bucket.tokens -= 1.0;
         Ok(())
@@ -218,8 +325,8 @@ impl Buckets {
 }
 
 impl Bucket {
-    fn fill(&mut self, now: Timestamp) -> f64 {
-        self.tokens = (self.tokens + now.since(self.at).as_secs_f64() * PER_SECOND).min(BURST);
+    fn fill(&mut self, rate: Rate, now: Timestamp) -> f64 {
+        self.tokens = (self.tokens + now.since(self.at).as_secs_f64() * rate.per_second).min(rate.burst);
         self.at = self.at.max(now);
         self.tokens
     }
@@ -229,7 +336,6 @@ impl Bucket {
 mod tests {
     use super::*;
     use jid::BareJid;
-    use std::time::Duration;
 
     fn addresses() -> Addresses {
         let public = Url::parse("https://social.example.org/").unwrap();
@@ -317,7 +423,7 @@ mod tests {
 
     #[test]
     fn one_host_is_not_asked_without_end_and_others_are_not_kept_waiting() {
-        let buckets = Buckets::default();
+        let buckets = Buckets::new(OF_HOST);
         let now = Timestamp::from_secs(1000);
         assert_eq!((0..100).filter(|_| buckets.take("a.example", now).is_ok()).count(), 60);
         assert_eq!(buckets.take("a.example", now), Err(1));
@@ -327,12 +433,30 @@ mod tests {
 
     #[test]
     fn the_memory_for_hosts_is_bounded_and_frees_itself() {
-        let buckets = Buckets::default();
+        let buckets = Buckets::new(OF_HOST);
         let now = Timestamp::from_secs(1000);
-        for n in 0..HOSTS {
-            assert!(buckets.take(&format!("h{n}.example"), now).is_ok());
+        for n in 0..REMEMBERED {
+            assert!(buckets.take(format!("h{n}.example"), now).is_ok());
         }
-        assert_eq!(buckets.take("one.more.example", now), Err(60));
-        assert!(buckets.take("one.more.example", now.plus(Duration::from_secs(5))).is_ok());
+        assert_eq!(buckets.take("one.more.example".to_owned(), now), Err(60));
+        assert!(buckets.take("one.more.example".to_owned(), now.plus(Duration::from_secs(5))).is_ok());
+    }
+
+    #[test]
+    fn a_network_is_a_24_or_a_48_however_it_is_written() {
+        let of = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!((of("192.0.2.7"), of("::ffff:192.0.2.9")), ("192.0.2.0".to_owned(), "192.0.2.0".to_owned()));
+        assert_eq!(of("2001:db8:1:2:3::4"), "2001:db8:1::");
+        assert_ne!(of("192.0.3.7"), of("192.0.2.7"));
+    }
+
+    #[test]
+    fn names_do_not_multiply_what_one_network_is_asked() {
+        let bounds = Bounds::default();
+        let now = Timestamp::from_secs(1000);
+        let ask = |ip: &str| bounds.asking(&[ip.parse().unwrap()], now);
+        assert_eq!((0..250).filter(|n| ask(&format!("192.0.2.{n}")).is_ok()).count(), 240);
+        assert_eq!(ask("192.0.2.1"), Err(1));
+        assert!(ask("192.0.3.1").is_ok());
     }
 }

@@ -29,13 +29,13 @@ struct Inner {
     service: Service,
     topics: Topics,
     client: Client,
-    buckets: hub::Buckets,
+    bounds: hub::Bounds,
 }
 
 impl OStatus {
     /// `topics` are those that the web serves: what is pushed is what stands there, byte for byte.
     pub fn new(service: Service, topics: Topics, client: Client) -> Self {
-        OStatus(Arc::new(Inner { service, topics, client, buckets: hub::Buckets::default() }))
+        OStatus(Arc::new(Inner { service, topics, client, bounds: hub::Bounds::default() }))
     }
 
     /// What it receives over HTTP: `POST /hub`.
@@ -111,7 +111,8 @@ fn changes_topic(event: &Event, view: &dyn Read) -> kv::Result<bool> {
     Ok(match &event.what {
         // What has no atom:id is the feed's own metadata, which is never shown (XEP-0277 §2.3).
         What::Published { item, .. } => view.item(event.node.id, item)?.is_none_or(|item| item.atom_id.is_some()),
-        What::Retracted { .. } | What::Purged => true,
+        // What is deleted ends the subscription, and that is told.
+        What::Retracted { .. } | What::Purged | What::Deleted => true,
         _ => false,
     })
 }

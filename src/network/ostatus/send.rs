@@ -32,12 +32,23 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     let Ok(callback) = Url::parse(&intent.callback) else {
         return Outcome::Refused("the callback is no URL".to_owned());
     };
+    // Where it leads now; the request goes there and nowhere else.
+    let addresses = match inner.client.addresses(&callback).await {
+        Ok(addresses) => addresses,
+        Err(error) => return failed(&error),
+    };
+    if let Err(seconds) = inner.bounds.asking(&addresses, inner.service.clock.now()) {
+        let why = "too many callbacks are asked in its network".to_owned();
+        return Outcome::Retry { why, after: Some(Duration::from_secs(seconds.into())), scope: Scope::Destination };
+    }
     let request = Request {
         redirects: Redirects::None,
         // One byte more than the right answer has: a longer one is not equal.
         limits: Limits { body: intent.challenge.len() + 1, overlong: Overlong::Cut, total: Duration::from_secs(30) },
         ..Request::get(question(callback, intent))
     };
+    // A connection kept open would lead the next question for this name to where the last one went.
+    let request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
     let response = match inner.client.fetch(request).await {
         Ok(response) => response,
         Err(error) => return failed(&error),
@@ -78,6 +89,15 @@ fn question(mut callback: Url, intent: &Intent) -> Url {
 
 /// Brings `tasks`, in order, to the subscriber `id`. One push tells all of them that it shows.
 pub(super) async fn distribute(inner: &Inner, id: u64, tasks: &[Task], report: &Report) {
+    if tasks.iter().any(|task| task.event.what == What::Deleted) {
+        // Nothing of what came before can be shown any more.
+        let outcome = deny(inner, id, "the feed was deleted").await;
+        let told = if matches!(outcome, Outcome::Retry { .. }) { 1 } else { tasks.len() };
+        for task in tasks.iter().take(told) {
+            report.ended(task.seq, outcome.clone());
+        }
+        return;
+    }
     let mut rest = tasks;
     while !rest.is_empty() {
         let (told, outcome) = match next_push(inner, id, rest).await {
@@ -97,6 +117,38 @@ pub(super) async fn distribute(inner: &Inner, id: u64, tasks: &[Task], report: &
             report.ended(task.seq, outcome.clone());
         }
         rest = if over { &[] } else { behind };
+    }
+}
+
+/// Tells a subscriber that the hub ends its subscription (WebSub §5.2). Nothing is made of the answer: only who cannot
+/// be reached is told later.
+async fn deny(inner: &Inner, id: u64, reason: &str) -> Outcome {
+    let subscription = match inner.service.store.read(move |r| r.hub_subscription_by_id(id)).await {
+        Ok(Some((_, subscription))) => subscription,
+        Ok(None) => return Outcome::Gone("the subscription has ended".to_owned()),
+        Err(error) => return not_now(error.to_string()),
+    };
+    let ended = Outcome::Gone(reason.to_owned());
+    let Ok(mut callback) = Url::parse(&subscription.callback) else { return ended };
+    if subscription.until <= inner.service.clock.now() {
+        return ended;
+    }
+    callback
+        .query_pairs_mut()
+        .append_pair("hub.mode", "denied")
+        .append_pair("hub.topic", &subscription.topic)
+        .append_pair("hub.reason", reason);
+    let limits = Limits { body: 1, overlong: Overlong::Cut, total: Duration::from_secs(30) };
+    let request = Request { redirects: Redirects::None, limits, ..Request::get(callback) };
+    match inner.client.fetch(request).await {
+        Ok(response) if is_later(response.status) => {
+            later(inner, &response, format!("the callback answered {}", response.status.as_u16()), Scope::Host)
+        }
+        Ok(_) => ended,
+        Err(error) => match failed(&error) {
+            retry @ Outcome::Retry { .. } => retry,
+            _ => ended,
+        },
     }
 }
 
