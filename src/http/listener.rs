@@ -5,18 +5,20 @@
 //! connections to us should end before ours do ([`Limits::head_timeout`]).
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
+use axum::http::uri::Authority;
+use axum::http::{Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -35,6 +37,9 @@ use crate::base::shutdown::{Phase, Shutdown};
 pub struct Limits {
     /// Open connections; further ones wait in the kernel's queue.
     pub connections: usize,
+    /// Of these, from one address (a /64 in IPv6); further ones are told so and closed. What comes from this machine is
+    /// the reverse proxy, and is not counted.
+    pub connections_of_one: usize,
     /// Requests under way; further ones are answered 503.
     pub concurrent: usize,
     /// The longest request body, in bytes; 413 above.
@@ -55,6 +60,7 @@ impl Limits {
     /// For the side that the world sees, through the proxy.
     pub const PUBLIC: Limits = Limits {
         connections: 1024,
+        connections_of_one: 256,
         concurrent: 256,
         body: 1024 * 1024,
         head: 32 * 1024,
@@ -67,6 +73,7 @@ impl Limits {
     /// For health and metrics: they answer even when the public side is full.
     pub const ADMIN: Limits = Limits {
         connections: 64,
+        connections_of_one: 16,
         concurrent: 16,
         body: 16 * 1024,
         head_timeout: Duration::from_secs(10),
@@ -85,6 +92,7 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown: Shutdown) {
     let app = guarded(app, limits);
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let peers = Peers::default();
     let tasks = TaskTracker::new();
     loop {
         let accepted = async {
@@ -97,11 +105,16 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown:
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(place) = peers.enter(peer.ip(), limits.connections_of_one) else {
+                    // A fresh socket takes so little at once; whether it is read is the peer's affair.
+                    let _ = stream.try_write(TOO_MANY_CONNECTIONS);
+                    continue;
+                };
                 let (app, shutdown) = (app.clone(), shutdown.clone());
                 tasks.spawn(async move {
                     connection(stream, app, limits, shutdown).await;
-                    drop(slot);
+                    drop((place, slot));
                 });
             }
             Err(e) => {
@@ -116,12 +129,66 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown:
     tasks.wait().await;
 }
 
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 40\r\nRetry-After: 10\r\nConnection: close\r\n\r\ntoo many connections from your address\r\n";
+
+/// Who has how many connections.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection's place among those of its peer, until it is dropped.
+struct Place {
+    peers: Peers,
+    /// `None`: it is not counted.
+    of: Option<IpAddr>,
+}
+
+impl Peers {
+    fn enter(&self, ip: IpAddr, most: usize) -> Option<Place> {
+        let ip = match ip.to_canonical() {
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
+            ip => ip,
+        };
+        // `::` is what is left of `::1`.
+        if ip.is_loopback() || ip.is_unspecified() {
+            return Some(Place { peers: self.clone(), of: None });
+        }
+        let mut open = self.lock();
+        let count = open.entry(ip).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(open);
+        Some(Place { peers: self.clone(), of: Some(ip) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(ip) = self.of else { return };
+        let mut open = self.peers.lock();
+        if let Some(count) = open.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&ip);
+            }
+        }
+    }
+}
+
 async fn connection(stream: TcpStream, app: Router, limits: Limits, shutdown: Shutdown) {
     // Answers are written whole; waiting for more of them gains nothing.
     let _ = stream.set_nodelay(true);
     let mut conn = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            // Who has said all they want to say still gets the answers.
+            .half_close(true)
             .header_read_timeout(limits.head_timeout)
             .max_headers(limits.fields)
             .max_header_size(limits.head)
@@ -145,10 +212,76 @@ async fn connection(stream: TcpStream, app: Router, limits: Limits, shutdown: Sh
 /// `app` within its limits. The last layer is the outermost.
 fn guarded(app: Router, limits: Limits) -> Router {
     let permits = Arc::new(Semaphore::new(limits.concurrent));
-    app.layer(DefaultBodyLimit::max(limits.body))
-        .layer(RequestBodyLimitLayer::new(limits.body))
+    let app = app.layer(DefaultBodyLimit::max(limits.body)).layer(RequestBodyLimitLayer::new(limits.body));
+    // Wrapped whole: to the layers of a router itself, `Allow` is not there yet.
+    Router::new()
+        .fallback_service(app)
+        .layer(from_fn_with_state(limits.body, in_words))
         .layer(from_fn_with_state((permits, limits.request_timeout), bounded))
         .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// What the protocol asks of every request, and answers of others' making put into words.
+async fn in_words(State(body): State<usize>, request: Request, next: Next) -> Response {
+    if let Err(words) = check_host(&request) {
+        let mut response = problem(StatusCode::BAD_REQUEST, words);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    let method = request.method().clone();
+    if method == Method::OPTIONS && request.uri().path() == "*" {
+        return allow("GET, HEAD, POST, OPTIONS".to_owned(), StatusCode::NO_CONTENT.into_response());
+    }
+    if method == Method::CONNECT {
+        return allow(
+            "GET, HEAD, POST, OPTIONS".to_owned(),
+            problem(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy"),
+        );
+    }
+    let response = next.run(request).await;
+    let ours = response.headers().contains_key(header::X_CONTENT_TYPE_OPTIONS);
+    match response.status() {
+        StatusCode::METHOD_NOT_ALLOWED if !ours => {
+            let there = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let methods: Vec<&str> =
+                there.split(',').map(str::trim).chain(["OPTIONS"]).filter(|m| !m.is_empty()).collect();
+            let methods = methods.join(", ");
+            // RFC 9110 §9.3.7: to ask what may be asked is always allowed.
+            let answer = match method {
+                Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+                _ => problem(StatusCode::METHOD_NOT_ALLOWED, &format!("this address takes {methods}")),
+            };
+            allow(methods, answer)
+        }
+        StatusCode::PAYLOAD_TOO_LARGE if !ours => {
+            problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("a request has at most {body} bytes"))
+        }
+        _ => response,
+    }
+}
+
+fn allow(methods: String, mut response: Response) -> Response {
+    if let Ok(methods) = HeaderValue::from_str(&methods) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
+    response
+}
+
+/// RFC 9112 §3.2: exactly one `Host`, and a valid one, in HTTP/1.1. Which one it is makes no difference to us; between a
+/// proxy that takes the first and one that takes the second, it would.
+fn check_host(request: &Request) -> Result<(), &'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err("the request has more than one host"),
+        (None, _) if request.version() == Version::HTTP_11 => Err("the request has no host"),
+        (Some(host), None) => {
+            match host.to_str().is_ok_and(|host| host.is_empty() || host.parse::<Authority>().is_ok()) {
+                true => Ok(()),
+                false => Err("the request's host is no host"),
+            }
+        }
+        (None, _) => Ok(()),
+    }
 }
 
 /// Admits a request if there is room, and gives it a limited time.
@@ -295,6 +428,9 @@ mod tests {
             format!("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{chunk}\r\n0\r\n\r\n");
         let chunked = server.ask(&chunked).await;
         assert!(chunked.starts_with("HTTP/1.1 413"), "{chunked}");
+        for answer in [&announced, &chunked] {
+            assert!(answer.ends_with("a request has at most 1000 bytes\n"), "{answer}");
+        }
         let fits = format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000));
         assert!(server.ask(&fits).await.starts_with("HTTP/1.1 200"));
     }
@@ -306,6 +442,102 @@ mod tests {
         assert!(long.starts_with("HTTP/1.1 431"), "{long}");
         let many = server.ask(&format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(200))).await;
         assert!(many.starts_with("HTTP/1.1 431"), "{many}");
+    }
+
+    #[tokio::test]
+    async fn what_a_request_must_have_is_asked_for_in_words() {
+        let server = start(SHORT).await;
+        for (hosts, words) in [
+            ("", "the request has no host"),
+            ("Host: a\r\nHost: a\r\n", "more than one host"),
+            ("Host: a b\r\n", "no host"),
+            ("Host: a/b\r\n", "no host"),
+        ] {
+            let answer = server.ask(&format!("GET / HTTP/1.1\r\n{hosts}\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 400") && answer.contains(words), "{hosts}: {answer}");
+        }
+        for good in
+            ["GET / HTTP/1.0\r\n", "GET / HTTP/1.1\r\nHost:\r\n", "GET http://b/ HTTP/1.1\r\nHost: [::1]:80\r\n"]
+        {
+            let answer = server.ask(&format!("{good}Connection: close\r\n\r\n")).await;
+            assert!(answer.contains(" 200 OK\r\n"), "{good}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_be_asked_of_an_address_is_told() {
+        let server = start(SHORT).await;
+        let ask = async |line: &str| {
+            server.ask(&format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await.to_lowercase()
+        };
+        for (line, status, allow, words) in [
+            ("OPTIONS *", 204, "get, head, post, options", ""),
+            ("OPTIONS /", 204, "get, head, options", ""),
+            ("OPTIONS /echo", 204, "post, options", ""),
+            ("DELETE /", 405, "get, head, options", "this address takes get, head, options\n"),
+            ("GET /echo", 405, "post, options", "this address takes post, options\n"),
+            ("FOO /", 405, "get, head, options", "this address takes get, head, options\n"),
+            ("CONNECT b.example:80", 405, "get, head, post, options", "this is no proxy\n"),
+        ] {
+            let answer = ask(line).await;
+            assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{line}: {answer}");
+            assert!(answer.contains(&format!("allow: {allow}\r\n")), "{line}: {answer}");
+            assert!(answer.ends_with(&format!("\r\n\r\n{words}")), "{line}: {answer}");
+        }
+    }
+
+    /// RFC 9112 §6.1: what stands behind such a body is not taken for a request.
+    #[tokio::test]
+    async fn two_ways_to_say_how_long_a_body_is_end_the_connection() {
+        let server = start(SHORT).await;
+        let smuggled = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        for head in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: +5",
+            "Transfer-Encoding: gzip",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding : chunked",
+        ] {
+            let text = format!("POST /echo HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\n{smuggled}");
+            let answer = server.ask(&text).await;
+            assert!(!answer.contains("hello"), "{head}: {answer}");
+            assert!(answer.contains("connection: close"), "{head}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_in_a_row_are_answered_in_order_also_when_nothing_follows() {
+        let server = start(SHORT).await;
+        let row = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000);
+        let (mut reads, mut writes) = server.open("").await.into_split();
+        let written = tokio::spawn(async move {
+            writes.write_all(row.as_bytes()).await.unwrap();
+            // What it drops is its half of the connection.
+        });
+        let mut answer = Vec::new();
+        timeout(Duration::from_secs(10), reads.read_to_end(&mut answer)).await.unwrap().unwrap();
+        written.await.unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap().matches("HTTP/1.1 200").count(), 2_000);
+    }
+
+    #[test]
+    fn one_address_cannot_take_every_connection_and_the_proxy_beside_us_can() {
+        let peers = Peers::default();
+        let enter = |ip: &str| peers.enter(ip.parse().unwrap(), 2);
+        let first = enter("192.0.2.1").unwrap();
+        let _second = enter("::ffff:192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_none() && enter("192.0.2.2").is_some());
+        drop(first);
+        assert!(enter("192.0.2.1").is_some());
+        let _six = (enter("2001:db8::1").unwrap(), enter("2001:db8::2").unwrap());
+        assert!(enter("2001:db8::3").is_none() && enter("2001:db8:0:1::3").is_some());
+        let beside: Vec<_> = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "127.0.0.1"].into_iter().map(enter).collect();
+        assert!(beside.iter().all(Option::is_some));
+        assert_eq!(peers.lock().len(), 2);
+        let head_end = TOO_MANY_CONNECTIONS.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(TOO_MANY_CONNECTIONS.len() - head_end, 40);
     }
 
     #[tokio::test]

@@ -84,7 +84,7 @@ pub(super) async fn hear(r: Request, look: Turn, said: Said, out: &Out) -> Resul
         Some(word) => (word.run)(chat).await,
         None => Ok(format!("I do not know the word \u{201c}{word}\u{201d}. Say help, and I tell what I know.")),
     };
-    let answer = answer.unwrap_or_else(|refusal| in_words(refusal));
+    let answer = answer.unwrap_or_else(in_words);
     let type_ = (r.envelope.head.type_ == StanzaType::Chat).then_some("chat");
     let body = XmlWriter::new().leaf("body", "", &answer).finish();
     debug_assert_eq!(r.envelope.head.kind, Kind::Message);

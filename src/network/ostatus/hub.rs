@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderMap, HeaderValue};
@@ -48,7 +49,14 @@ pub(super) fn routes(ostatus: OStatus) -> Router {
     Router::new().route("/hub", post(ask)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(ostatus)
 }
 
-async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Bytes) -> Response {
+async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return problem(rejection.status(), &format!("a request to the hub has at most {MAX_BODY} bytes"));
+        }
+        Err(rejection) => return problem(rejection.status(), "the request did not arrive whole"),
+    };
     if !is_form(&headers) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a request is a form: application/x-www-form-urlencoded");
     }
