@@ -641,20 +641,6 @@ async fn a_deleted_feed_ends_its_subscriptions_and_says_so() {
 }
 
 #[tokio::test]
-async fn so_does_a_removed_account() {
-    let world = World::new().await;
-    world.subscribe("/cb", &[]).await;
-    world.house.remove_account().await;
-    // The sweep deletes its nodes.
-    until("the end", async || {
-        world.house.advance(2);
-        world.site.questions("/cb").len() > 1
-    })
-    .await;
-    assert_eq!(world.questions("/cb", 2).await.remove(1).query["hub.mode"], "denied");
-}
-
-#[tokio::test]
 async fn a_publishers_ping_is_answered_and_changes_nothing() {
     let world = World::new().await;
     world.subscribe("/cb", &[]).await;
