@@ -31,6 +31,8 @@ use crate::xmpp::link::{self, Instance, LinkConfig, LinkHandle, LinkState};
 use crate::xmpp::notify::Notifier;
 use crate::xmpp::{Edge, Out};
 
+/// How long requests that were read may take to their answer at the end.
+const ANSWERS: Duration = Duration::from_secs(2);
 /// How long an orderly end may take before what is left waits for the next start.
 const DRAIN: Duration = Duration::from_secs(8);
 
@@ -63,7 +65,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), R
     };
 
     let mut tasks = JoinSet::new();
-    let (link, running) = attach(&config, &service, &clock, &ids, shutdown.clone())?;
+    let (edge, link, running) = attach(&config, &service, &clock, &ids, shutdown.clone())?;
     tasks.spawn(running);
     let topics = Topics::new(service.clone());
     let ostatus = OStatus::new(service.clone(), topics.clone(), client);
@@ -89,14 +91,24 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), R
     );
 
     stop.await;
-    drain(trigger, link, queue, tasks, store).await;
+    drain(trigger, edge, link, queue, tasks, store).await;
     Ok(())
 }
 
 /// The orderly end: nothing new comes in, what is under way is finished, then everything stops.
-async fn drain(trigger: Trigger, link: LinkHandle, queue: Queue, mut tasks: JoinSet<()>, store: Store) {
+async fn drain(trigger: Trigger, edge: Edge, link: LinkHandle, queue: Queue, mut tasks: JoinSet<()>, store: Store) {
     tracing::info!("stopping: what is under way is finished first");
     trigger.set(Phase::Draining);
+    // What was begun gets its answer as long as there is a link for it; what comes now is told to come again.
+    edge.close();
+    let answered = async {
+        while edge.in_work() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(ANSWERS, answered).await.is_err() {
+        tracing::warn!(requests = edge.in_work(), "stopping without an answer to some requests");
+    }
     if tokio::time::timeout(DRAIN, link.close()).await.is_err() {
         tracing::warn!("the server did not close the link in time");
     }
@@ -155,7 +167,7 @@ fn attach(
     clock: &Clock,
     ids: &Ids,
     shutdown: Shutdown,
-) -> Result<(LinkHandle, impl Future<Output = ()> + Send + use<>), RunError> {
+) -> Result<(Edge, LinkHandle, impl Future<Output = ()> + Send + use<>), RunError> {
     let limits = Limits { trusted_hosts: config.limits.trusted_hosts.clone(), ..Limits::default() };
     let edge = Edge::new(service.clone(), limits);
     // The edge answers over the link that hands it its stanzas: the handle comes once both exist.
@@ -170,10 +182,13 @@ fn attach(
             }
         })
     };
-    let handler = Arc::new(move |incoming: Incoming| edge.receive(incoming, &out));
+    let handler = {
+        let edge = edge.clone();
+        Arc::new(move |incoming: Incoming| edge.receive(incoming, &out))
+    };
     let (link, running) = link::new(link_config(config)?, clock.clone(), ids.clone(), shutdown, handler);
     let _ = handle.set(link.clone());
-    Ok((link, running))
+    Ok((edge, link, running))
 }
 
 /// What health and metrics are made of.

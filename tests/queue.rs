@@ -2,6 +2,7 @@
 //! destination, whatever fails in between, and nothing is kept that nobody needs.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,12 +17,13 @@ use rookery::domain::address::Addresses;
 use rookery::domain::delivery::{Destination, Outcome, Scope};
 use rookery::domain::event::{Event, What};
 use rookery::domain::item::ItemId;
-use rookery::domain::node::{NodeAddress, NodeName};
+use rookery::domain::node::{NodeAddress, NodeId, NodeName};
 use rookery::network::{Network, Plan, PlanPage, Report, Task};
 use rookery::queue::Queue;
 use rookery::service::publish::{Payload, Publish};
+use rookery::service::retrieve::Which;
 use rookery::service::{Quota, Registration, Rules, Service};
-use rookery::store::{Kv, KvError, MemoryKv, Read, Store, kv};
+use rookery::store::{Kv, KvError, Lane, MemoryKv, Read, Store, Tx, kv};
 
 /// What the network does with the n-th attempt (from 0) at an item for a destination.
 type Script = dyn Fn(&str, &str, usize) -> Do + Send + Sync;
@@ -32,6 +34,8 @@ enum Do {
     Panic,
     /// No outcome at all.
     Nothing,
+    /// Does not come to an end until the test opens the gate.
+    Wait,
 }
 
 const DONE: Do = Do::Say(Outcome::Done);
@@ -41,9 +45,12 @@ fn retry(scope: Scope) -> Do {
 }
 
 struct Fake {
+    /// Name and host. A name that begins with `verify-` is asked for its intent.
     destinations: Vec<(String, Option<String>)>,
     script: Box<Script>,
     poison: Option<&'static str>,
+    payloads: bool,
+    gate: tokio::sync::watch::Sender<bool>,
     seen: Mutex<Seen>,
 }
 
@@ -52,12 +59,21 @@ struct Seen {
     attempts: BTreeMap<(String, String), usize>,
     /// Destination, item and payload of what was accepted, in order.
     done: Vec<(String, String, String)>,
+    /// Bytes of the payloads of each batch.
+    batches: Vec<usize>,
 }
 
 impl Fake {
+    fn new(
+        destinations: Vec<(String, Option<String>)>,
+        script: impl Fn(&str, &str, usize) -> Do + Send + Sync + 'static,
+    ) -> Self {
+        let (script, gate) = (Box::new(script), tokio::sync::watch::Sender::new(false));
+        Fake { destinations, script, poison: None, payloads: true, gate, seen: Mutex::default() }
+    }
+
     fn to(names: &[&str], script: impl Fn(&str, &str, usize) -> Do + Send + Sync + 'static) -> Arc<Self> {
-        let destinations = names.iter().map(|name| ((*name).to_owned(), None)).collect();
-        Arc::new(Fake { destinations, script: Box::new(script), poison: None, seen: Mutex::default() })
+        Arc::new(Fake::new(names.iter().map(|name| ((*name).to_owned(), None)).collect(), script))
     }
 
     fn at_host(
@@ -66,7 +82,7 @@ impl Fake {
         script: impl Fn(&str, &str, usize) -> Do + Send + Sync + 'static,
     ) -> Arc<Self> {
         let destinations = names.iter().map(|name| ((*name).to_owned(), Some(host.to_owned()))).collect();
-        Arc::new(Fake { destinations, script: Box::new(script), poison: None, seen: Mutex::default() })
+        Arc::new(Fake::new(destinations, script))
     }
 
     fn items_at(&self, destination: &str) -> Vec<String> {
@@ -83,7 +99,16 @@ impl Fake {
 fn item_of(event: &Event) -> Option<String> {
     match &event.what {
         What::Published { item, .. } => Some(item.as_str().to_owned()),
+        What::Purged => Some("purged".to_owned()),
         _ => None,
+    }
+}
+
+/// The number of a destination that the fake has in this place.
+fn destination(at: usize, name: &str) -> Destination {
+    match name.strip_prefix("verify-") {
+        Some(_) => Destination::Intent(at as u64),
+        None => Destination::Jid(name.to_owned()),
     }
 }
 
@@ -100,7 +125,11 @@ impl Network for Handle {
     }
 
     fn owns(&self, destination: &Destination) -> bool {
-        matches!(destination, Destination::Jid(_))
+        matches!(destination, Destination::Jid(_) | Destination::Intent(_))
+    }
+
+    fn needs_payloads(&self) -> bool {
+        self.0.payloads
     }
 
     fn plan(&self, _: u64, event: &Event, _: &dyn Read, cursor: &[u8], limit: usize) -> kv::Result<PlanPage> {
@@ -112,7 +141,8 @@ impl Network for Handle {
         let to = (from + limit).min(self.0.destinations.len());
         let plans = self.0.destinations[from..to]
             .iter()
-            .map(|(name, host)| Plan { destination: Destination::Jid(name.clone()), host: host.clone() });
+            .zip(from..)
+            .map(|((name, host), at)| Plan { destination: destination(at, name), host: host.clone() });
         let next = (to < self.0.destinations.len()).then(|| to.to_string().into_bytes());
         Ok(PlanPage { plans: plans.collect(), next })
     }
@@ -120,7 +150,13 @@ impl Network for Handle {
     fn deliver(&self, destination: Destination, tasks: Vec<Task>, report: Report) -> BoxFuture<'static, ()> {
         let fake = self.0.clone();
         Box::pin(async move {
-            let Destination::Jid(name) = destination else { panic!("not ours") };
+            let name = match destination {
+                Destination::Jid(name) => name,
+                Destination::Intent(at) => fake.destinations[at as usize].0.clone(),
+                _ => panic!("not ours"),
+            };
+            let bytes = tasks.iter().filter_map(|task| task.payload.as_ref()).map(Bytes::len).sum();
+            fake.seen.lock().unwrap().batches.push(bytes);
             for task in tasks {
                 let item = item_of(&task.event).unwrap();
                 let attempt = {
@@ -129,11 +165,18 @@ impl Network for Handle {
                     *attempts += 1;
                     *attempts - 1
                 };
-                match (fake.script)(&name, &item, attempt) {
+                let what = match (fake.script)(&name, &item, attempt) {
+                    Do::Wait => {
+                        let _ = fake.gate.subscribe().wait_for(|open| *open).await;
+                        DONE
+                    }
+                    what => what,
+                };
+                match what {
                     Do::Say(outcome) => {
                         let failed = matches!(outcome, Outcome::Retry { .. });
                         if outcome == Outcome::Done {
-                            let payload = String::from_utf8(task.payload.unwrap().to_vec()).unwrap();
+                            let payload = String::from_utf8(task.payload.unwrap_or_default().to_vec()).unwrap();
                             fake.seen.lock().unwrap().done.push((name.clone(), item, payload));
                         }
                         report.ended(task.seq, outcome);
@@ -142,31 +185,67 @@ impl Network for Handle {
                         }
                     }
                     Do::Panic => panic!("on purpose: a driver's mistake"),
-                    Do::Nothing => return,
+                    Do::Nothing | Do::Wait => return,
                 }
             }
         })
     }
 }
 
-/// A database whose deliveries are read slowly, so that much happens in between.
-struct Slow(MemoryKv);
+/// A database with troubles of its own.
+#[derive(Default)]
+struct Troubled {
+    kv: MemoryKv,
+    /// Deliveries are read slowly, so that much happens in between.
+    slow_reads: AtomicBool,
+    slow_writes: AtomicBool,
+    /// So many times deliveries cannot be read.
+    unreadable: AtomicUsize,
+    /// A batch that ends more deliveries than this is refused.
+    most_ended: AtomicUsize,
+    /// A batch that ends a delivery with this in its key is refused.
+    stuck: Mutex<Option<&'static str>>,
+}
 
-impl Kv for Slow {
+impl Troubled {
+    fn new() -> Arc<Self> {
+        let troubled = Troubled::default();
+        troubled.most_ended.store(usize::MAX, Ordering::SeqCst);
+        Arc::new(troubled)
+    }
+}
+
+impl Kv for Troubled {
     fn get(&self, key: &[u8]) -> kv::Result<Option<Bytes>> {
-        self.0.get(key)
+        self.kv.get(key)
     }
 
     fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> kv::Result<Vec<kv::Row>> {
-        let rows = self.0.range(from, to, limit, reverse);
-        if from.first() == Some(&b'd') && limit > 1 {
-            std::thread::sleep(Duration::from_millis(20));
+        if from.first() == Some(&b'd') && limit > 1 && limit < 1000 {
+            if self.slow_reads.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let fewer = |n: usize| n.checked_sub(1);
+            if self.unreadable.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+                return Err(KvError::Io("on purpose".into()));
+            }
         }
-        rows
+        self.kv.range(from, to, limit, reverse)
     }
 
     fn apply(&self, batch: &[kv::Write]) -> kv::Result<()> {
-        self.0.apply(batch)
+        if self.slow_writes.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ended = || batch.iter().filter(|(key, value)| key.first() == Some(&b'd') && value.is_none());
+        let stuck =
+            self.stuck.lock().unwrap().is_some_and(|name| {
+                ended().any(|(key, _)| key.windows(name.len()).any(|part| part == name.as_bytes()))
+            });
+        if stuck || ended().count() > self.most_ended.load(Ordering::SeqCst) {
+            return Err(KvError::Io("on purpose".into()));
+        }
+        self.kv.apply(batch)
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -185,6 +264,10 @@ struct House {
 
 fn alice() -> Jid {
     Jid::new("alice@example.org/orchard").unwrap()
+}
+
+fn address(node: &str) -> NodeAddress {
+    NodeAddress { service: BareJid::new("social.example.org").unwrap(), name: NodeName::parse(node).unwrap() }
 }
 
 impl House {
@@ -227,12 +310,17 @@ impl House {
     }
 
     async fn publish(&self, id: &str, text: &str) {
+        self.publish_at("news", id, text).await
+    }
+
+    async fn purge(&self, node: &str) {
+        self.service.purge(Turn::free(), alice(), address(node)).await.unwrap();
+    }
+
+    async fn publish_at(&self, node: &str, id: &str, text: &str) {
         let publish = Publish {
             by: alice(),
-            at: NodeAddress {
-                service: BareJid::new("social.example.org").unwrap(),
-                name: NodeName::parse("news").unwrap(),
-            },
+            at: address(node),
             item: Some(ItemId::parse(id).unwrap()),
             payload: Some(Payload::Xml {
                 raw: format!("<note xmlns='urn:example'>{text}</note>").into(),
@@ -275,7 +363,26 @@ impl House {
     }
 
     async fn payloads(&self) -> usize {
-        self.store.read(|r| Ok(r.range(b"v", b"w", 1000, false)?.len())).await.unwrap()
+        self.rows(b'v').await
+    }
+
+    /// Rows of a table.
+    async fn rows(&self, table: u8) -> usize {
+        self.store.read(move |r| Ok(r.range(&[table], &[table + 1], 100_000, false)?.len())).await.unwrap()
+    }
+
+    /// Ids of the items that a reader of the node gets.
+    async fn items(&self, node: &str) -> Vec<String> {
+        let found = self.service.items(Turn::free(), alice(), address(node), Which::Newest(None)).await.unwrap();
+        found.items.iter().map(|(item, _)| item.id.as_str().to_owned()).collect()
+    }
+
+    /// Lets the clock run, a second at a time.
+    async fn pass(&self, seconds: u64) {
+        for _ in 0..seconds {
+            self.clock.advance(SECOND);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 
@@ -346,7 +453,9 @@ async fn what_comes_while_the_rest_is_read_does_not_push_it_aside() {
         _ => DONE,
     });
     let clock = Clock::manual(Timestamp::from_secs(1_000_000));
-    let mut house = House::on(Arc::new(Slow(MemoryKv::default())), clock, fake);
+    let kv = Troubled::new();
+    kv.slow_reads.store(true, Ordering::SeqCst);
+    let mut house = House::on(kv, clock, fake);
     house.start();
     for i in 0..40 {
         house.publish(&format!("i{i}"), "text").await;
@@ -452,13 +561,8 @@ async fn a_delivery_that_grew_too_old_ends() {
 
 #[tokio::test]
 async fn an_event_that_cannot_be_planned_is_put_aside_and_blocks_nobody() {
-    let fake = Arc::new(Fake {
-        destinations: vec![("juliet".into(), None)],
-        script: Box::new(|_, _, _| DONE),
-        poison: Some("b"),
-        seen: Mutex::default(),
-    });
-    let mut house = House::new(fake);
+    let fake = Fake { poison: Some("b"), ..Fake::new(vec![("juliet".into(), None)], |_, _, _| DONE) };
+    let mut house = House::new(Arc::new(fake));
     for id in ["a", "b", "c"] {
         house.publish(id, id).await;
     }
@@ -483,4 +587,241 @@ async fn a_big_audience_is_planned_in_pieces() {
     assert_eq!(house.fake.items_at("c2999"), ["a", "b"]);
     house.until_nothing_is_owed().await;
     house.stop().await;
+}
+
+/// The sweep took what was published anew under the id of something purged.
+#[tokio::test]
+async fn what_is_published_anew_after_a_purge_is_not_swept() {
+    let mut house = House::new(Fake::to(&[], |_, _, _| DONE));
+    for id in ["a", "b"] {
+        house.publish(id, "before").await;
+    }
+    house.purge("news").await;
+    house.publish("a", "after").await;
+    house.start();
+    house.pass(20).await;
+    assert_eq!(house.items("news").await, ["a"]);
+    let rows = (house.rows(b't').await, house.rows(b'i').await, house.payloads().await, house.rows(b'x').await);
+    assert_eq!(rows, (1, 1, 1, 0), "places, items, payloads, and nodes to sweep");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn nodes_that_wait_for_their_subscribers_keep_the_sweep_from_no_other() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, item, _| match item {
+        "purged" => retry(Scope::Destination),
+        _ => DONE,
+    }));
+    for n in 0..120 {
+        house.publish_at(&format!("n{n}"), "a", "text").await;
+        house.purge(&format!("n{n}")).await;
+    }
+    // Its purge concerns nobody, so that it may be swept at once.
+    house.publish_at("last", "a", "text").await;
+    house.store.commit(Lane::Background, mark_last).await.unwrap().unwrap();
+    house.start();
+    house.pass(30).await;
+    assert_eq!(house.rows(b'x').await, 120, "those that wait, and only those");
+    house.stop().await;
+}
+
+/// Has the sweep look at the newest node, for an Event that was told.
+fn mark_last(tx: &mut Tx<'_>) -> kv::Result<Result<(), ()>> {
+    let (key, _) = tx.read().range(b"N", b"O", 1, true)?.remove(0);
+    let nid = NodeId(u64::from_be_bytes(key[1..].try_into().unwrap()));
+    tx.mark_for_sweep(nid, 0)?;
+    Ok(Ok(()))
+}
+
+#[tokio::test]
+async fn outcomes_that_cannot_be_noted_together_are_noted_in_smaller_groups() {
+    let kv = Troubled::new();
+    kv.most_ended.store(3, Ordering::SeqCst);
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv, clock, Fake::to(&["juliet", "romeo"], |_, _, _| DONE));
+    for n in 0..40 {
+        house.publish(&format!("i{n}"), "text").await;
+    }
+    house.start();
+    house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 80).await;
+    house.pass(60).await;
+    assert_eq!(house.rows(b'd').await, 0, "deliveries that were made and not noted");
+    assert_eq!(house.fake.seen.lock().unwrap().done.len(), 80, "each once");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_cannot_be_noted_holds_up_no_others() {
+    let kv = Troubled::new();
+    *kv.stuck.lock().unwrap() = Some("juliet");
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet", "romeo"], |_, _, _| DONE));
+    house.publish("first", "text").await;
+    house.start();
+    house.until("both", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 2).await;
+    house.pass(10).await;
+    house.publish("second", "text").await;
+    house.pass(30).await;
+    assert_eq!(house.rows(b'd').await, 2, "those to Juliet, and none to Romeo");
+    *kv.stuck.lock().unwrap() = None;
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.fake.seen.lock().unwrap().done.len(), 4, "each once");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_destination_that_fails_is_asked_less_and_less_until_it_succeeds() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, item, attempt| match (item, attempt) {
+        ("a", 0..6) | ("b", 0) => retry(Scope::Destination),
+        _ => DONE,
+    }));
+    house.start();
+    house.publish("a", "a").await;
+    let mut waits = Vec::new();
+    for n in 1..7 {
+        house.until("an attempt", Duration::ZERO, |fake| fake.attempts("juliet", "a") == n).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut waited = 0;
+        while house.fake.attempts("juliet", "a") == n {
+            house.pass(1).await;
+            waited += 1;
+        }
+        waits.push(waited);
+    }
+    // 5 s, doubled with each failure, and up to a quarter more.
+    let most = [7, 13, 26, 51, 101, 202];
+    assert!(waits.iter().zip([5, 10, 20, 40, 80, 160]).all(|(waited, least)| *waited >= least), "{waits:?}");
+    assert!(waits.iter().zip(most).all(|(waited, most)| *waited <= most), "{waits:?}");
+    house.until("the first", Duration::ZERO, |fake| fake.items_at("juliet") == ["a"]).await;
+    house.publish("b", "b").await;
+    house.until("an attempt", Duration::ZERO, |fake| fake.attempts("juliet", "b") == 1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    house.pass(8).await;
+    assert_eq!(house.fake.items_at("juliet"), ["a", "b"], "after a success it begins at 5 s again");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn deliveries_that_could_not_be_read_are_read_again() {
+    let kv = Troubled::new();
+    kv.unreadable.store(3, Ordering::SeqCst);
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::at_host(&["c1"], "a.example", |_, _, _| DONE));
+    house.publish("a", "a").await;
+    house.start();
+    house.until("the delivery", SECOND, |fake| fake.items_at("c1") == ["a"]).await;
+    assert_eq!(kv.unreadable.load(Ordering::SeqCst), 0);
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_network_that_needs_no_payloads_gets_none() {
+    let destinations = vec![("c1".to_owned(), Some("a.example".to_owned()))];
+    let fake = Fake { payloads: false, ..Fake::new(destinations, |_, _, _| DONE) };
+    let mut house = House::new(Arc::new(fake));
+    house.publish("a", "text").await;
+    house.start();
+    house.until("the delivery", SECOND, |fake| fake.items_at("c1") == ["a"]).await;
+    assert_eq!(house.fake.seen.lock().unwrap().done[0].2, "");
+    house.stop().await;
+}
+
+/// Both ways: told from memory while a batch is under way, and read from the store.
+#[tokio::test]
+async fn a_lane_holds_a_bounded_number_of_bytes() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, item, _| match item {
+        "i0" => Do::Wait,
+        _ => DONE,
+    }));
+    let text = "x".repeat(150_000);
+    house.start();
+    for i in 0..100 {
+        house.publish(&format!("i{i}"), &text).await;
+    }
+    house.until("the first attempt", Duration::ZERO, |fake| fake.attempts("juliet", "i0") == 1).await;
+    house.fake.gate.send_replace(true);
+    house.until("all of them", SECOND, |fake| fake.items_at("juliet").len() == 100).await;
+    let expected: Vec<String> = (0..100).map(|i| format!("i{i}")).collect();
+    assert_eq!(house.fake.items_at("juliet"), expected);
+    let most = house.fake.seen.lock().unwrap().batches.iter().max().copied().unwrap();
+    assert!((1 << 20..=4 << 20).contains(&most), "a batch of {most} bytes");
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+/// `verify` and `push`: how many of each.
+fn callbacks(verify: usize, push: usize) -> Vec<(String, Option<String>)> {
+    let named = |kind: &str, n| (format!("{kind}-{n}"), Some(format!("{kind}-{n}.example")));
+    (0..verify).map(|n| named("verify", n)).chain((0..push).map(|n| named("push", n))).collect()
+}
+
+#[tokio::test]
+async fn slow_callbacks_hold_up_no_verification_and_slow_verifications_no_push() {
+    for (slow, quick, destinations) in [("push", "verify", callbacks(3, 300)), ("verify", "push", callbacks(300, 3))] {
+        let fake = Fake::new(destinations, move |name, _, _| match name.starts_with(slow) {
+            true => Do::Wait,
+            false => DONE,
+        });
+        let mut house = House::new(Arc::new(fake));
+        house.publish("a", "a").await;
+        house.start();
+        let slots =
+            move |fake: &Fake| fake.seen.lock().unwrap().attempts.keys().filter(|(n, _)| n.starts_with(slow)).count();
+        house.until("all places are taken", Duration::ZERO, move |fake| slots(fake) == 128).await;
+        let done = |fake: &Fake| fake.seen.lock().unwrap().done.len();
+        house.until(quick, Duration::ZERO, move |fake| done(fake) == 3).await;
+        house.fake.gate.send_replace(true);
+        house.until("the rest", Duration::ZERO, move |fake| done(fake) == 303).await;
+        house.until_nothing_is_owed().await;
+        house.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn lanes_of_one_host_follow_one_another_without_waiting_for_a_clock() {
+    let names: Vec<String> = (0..300).map(|i| format!("c{i:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut house = House::new(Fake::at_host(&names, "big.example", |_, _, _| DONE));
+    house.start();
+    house.publish("a", "a").await;
+    house.until("all of them", Duration::ZERO, |fake| fake.seen.lock().unwrap().done.len() == 300).await;
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+/// What was told from memory overtook what stood behind an Event that could not be planned.
+#[tokio::test]
+async fn nothing_overtakes_what_waits_behind_an_event_that_cannot_be_planned() {
+    let fake = Fake { poison: Some("b"), ..Fake::new(vec![("juliet".into(), None)], |_, _, _| DONE) };
+    let mut house = House::new(Arc::new(fake));
+    for id in ["a", "b", "c"] {
+        house.publish(id, id).await;
+    }
+    house.start();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    house.publish("d", "d").await;
+    house.clock.advance(SECOND);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    house.publish("e", "e").await;
+    house.until("all but one", SECOND, |fake| fake.items_at("juliet").len() == 4).await;
+    assert_eq!(house.fake.items_at("juliet"), ["a", "c", "d", "e"]);
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_until_all_is_planned() {
+    let kv = Troubled::new();
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet"], |_, _, _| DONE));
+    for i in 0..2000 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    kv.slow_writes.store(true, Ordering::SeqCst);
+    house.start();
+    house.until("the first", Duration::ZERO, |fake| fake.attempts("juliet", "i0") == 1).await;
+    house.stop().await;
+    let left = house.rows(b'e').await;
+    assert!(left > 1000, "{left} of 2000 are left for the next start");
 }

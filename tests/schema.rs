@@ -249,7 +249,7 @@ fn read(r: &dyn Read) -> Result<(), KvError> {
         assert_eq!(r.node_named(&node.service, &node.name)?, Some(node));
     }
     assert_eq!(r.node_state(NodeId(1))?, STATE);
-    assert_eq!(r.sweeps(9)?, [(NodeId(5), 4)]);
+    assert_eq!(r.sweeps(NodeId(0), 9)?, [(NodeId(5), 4)]);
     assert_eq!(r.items(NodeId(1), 0, 9, 9, false)?, items());
     assert_eq!(r.item_of_atom_id("tag:social.example.org,2026-11-22:one")?, Some((NodeId(1), id("one"))));
     assert_eq!(r.item_of_alias(&bare("alice@social.example.org"), "urn:uuid:1")?, Some((NodeId(1), id("one"))));

@@ -34,7 +34,7 @@ pub struct Task {
     /// The number of the Event: names the delivery in a [`Report`].
     pub seq: u64,
     pub event: Event,
-    /// The payload that the Event pins, canonical XML.
+    /// The payload that the Event pins, canonical XML; only for a network that [`needs_payloads`](Network::needs_payloads).
     pub payload: Option<Bytes>,
     /// When the promise was made.
     pub at: Timestamp,
@@ -78,6 +78,11 @@ pub trait Network: Send + Sync + 'static {
     /// Whether what it plans may be handed over before the plan is durable: for the component's own link, where a
     /// delivery costs nothing to repeat. Such a network plans an Event in one page.
     fn is_express(&self) -> bool {
+        false
+    }
+
+    /// Whether it sends what an Event pins. Tasks of others come without: a payload takes memory as long as they wait.
+    fn needs_payloads(&self) -> bool {
         false
     }
 

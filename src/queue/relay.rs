@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::worker::Note;
+use super::worker::{Note, Woken};
 use super::{Networks, Parts, count};
 use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
@@ -18,13 +18,15 @@ use crate::network::{Plan, Task};
 use crate::store::tables::State;
 use crate::store::{KvError, Lane, Read, StoreError, Tx};
 
-/// Destinations that have something to do, with the newest Event planned for each.
-type Woken = BTreeMap<Destination, u64>;
+/// What a plan gave destinations to do.
+type Planned = BTreeMap<Destination, Woken>;
 
 /// Events read at a time.
 const EVENTS: usize = 64;
 /// Destinations asked of a network at a time.
 const PAGE: usize = 150;
+/// Bytes of payloads told from memory with one batch of Events.
+const EXPRESS_BYTES: usize = 4 << 20;
 /// Rows that planning one destination may take, with some to spare for the Event itself.
 const ROWS_EACH: usize = 4;
 /// A destination with this many deliveries waiting gets no more: what it misses is counted and logged.
@@ -39,6 +41,8 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>) {
     loop {
         let newest = *events.borrow_and_update();
         match step(&parts, &notes, &mut at, &mut failures).await {
+            // An end does not wait until all is planned.
+            Ok(true) if parts.shutdown.phase() >= Phase::Stopped => return,
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
@@ -64,6 +68,8 @@ struct At {
     /// Where the last batch began: nothing before it is left. Reading from there on spares the way over all rows that
     /// were planned and removed before.
     begin: u64,
+    /// Up to here some were not told from memory. Until they are planned none is: it would overtake them.
+    gap: u64,
 }
 
 /// Plans one batch of Events; whether there may be more.
@@ -74,16 +80,21 @@ async fn step(
     failures: &mut HashMap<u64, u32>,
 ) -> Result<bool, StoreError> {
     let networks = parts.networks.clone();
-    let (begin, unseen) = (at.begin, at.unseen);
+    let (begin, unseen, gap) = (at.begin, at.unseen, at.gap);
     let read = parts.store.read(move |r| {
         let events = r.events(begin, EVENTS)?;
-        let express = express(r, &networks, events.iter().filter(|(seq, _)| *seq >= unseen));
-        Ok((events, express))
+        let mut tasks = Vec::new();
+        let all = events.first().is_some_and(|(first, _)| *first > gap)
+            && express(r, &networks, events.iter().filter(|(seq, _)| *seq >= unseen), &mut tasks);
+        Ok((events, tasks, all))
     });
-    let (events, express) = read.await?;
+    let (events, express, all) = read.await?;
     let (Some((first, _)), Some((last, _))) = (events.first(), events.last()) else { return Ok(false) };
     at.begin = *first;
     at.unseen = at.unseen.max(last + 1);
+    if !all {
+        at.gap = *last;
+    }
     let seqs: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
     // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
     let planned = plan(parts, &seqs);
@@ -92,9 +103,7 @@ async fn step(
     }
     match planned.await {
         Ok(woken) => {
-            if !woken.is_empty() {
-                let _ = notes.send(Note::Woken(woken.into_iter().collect()));
-            }
+            let _ = notes.send(Note::Woken(woken));
             Ok(true)
         }
         Err(error) if seqs.len() == 1 && !matches!(error, StoreError::Closed) => {
@@ -106,8 +115,7 @@ async fn step(
         Err(_) => {
             for seq in seqs {
                 match plan(parts, &[seq]).await {
-                    Ok(woken) if !woken.is_empty() => drop(notes.send(Note::Woken(woken.into_iter().collect()))),
-                    Ok(_) => {}
+                    Ok(woken) => drop(notes.send(Note::Woken(woken))),
                     Err(error) => blame(parts, seq, failures, error).await?,
                 }
             }
@@ -116,34 +124,36 @@ async fn step(
     }
 }
 
-/// What can be told from memory before the plan is durable: deliveries over the component's own link. An Event that
-/// cannot be planned ends it, so that no later one overtakes an earlier one to the same destination.
+/// What can be told from memory before the plan is durable, into `tasks`: deliveries over the component's own link. An
+/// Event that cannot be planned, or too many bytes, end it, so that no later one overtakes an earlier one to the same
+/// destination; whether all are told.
 fn express<'a>(
     r: &dyn Read,
     networks: &Networks,
     events: impl Iterator<Item = &'a (u64, Event)>,
-) -> Vec<(Destination, Task)> {
-    let mut tasks = Vec::new();
+    tasks: &mut Vec<(Destination, Task)>,
+) -> bool {
+    let mut bytes = 0;
     for (seq, event) in events {
         for network in networks.iter().filter(|network| network.is_express()) {
-            let payload = event.what.version().map(|version| r.payload(version)).transpose().map(Option::flatten);
-            let (Ok(page), Ok(payload)) = (network.plan(*seq, event, r, &[], PAGE), payload) else { return tasks };
-            for plan in page.plans {
-                let task = Task {
-                    seq: *seq,
-                    event: event.clone(),
-                    payload: payload.clone(),
-                    at: event.at,
-                    cursor: Vec::new(),
-                };
-                tasks.push((plan.destination, task));
+            let Ok(page) = network.plan(*seq, event, r, &[], PAGE) else { return false };
+            if page.plans.is_empty() {
+                continue;
             }
-            if page.next.is_some() {
-                return tasks;
+            let version = event.what.version().filter(|_| network.needs_payloads());
+            let Ok(payload) = version.map(|version| r.payload(version)).transpose() else { return false };
+            let payload = payload.flatten();
+            bytes += payload.as_ref().map_or(0, bytes::Bytes::len);
+            if bytes > EXPRESS_BYTES || page.next.is_some() {
+                return false;
+            }
+            for plan in page.plans {
+                let (event, payload) = (event.clone(), payload.clone());
+                tasks.push((plan.destination, Task { seq: *seq, at: event.at, event, payload, cursor: Vec::new() }));
             }
         }
     }
-    tasks
+    true
 }
 
 /// Counts a failure of planning; the third puts the Event aside.
@@ -166,11 +176,11 @@ async fn blame(parts: &Parts, seq: u64, failures: &mut HashMap<u64, u32>, error:
 }
 
 /// Asks for the plan of `seqs` to be made durable; gives the destinations that have something to do now.
-fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<Woken, StoreError>> + use<> {
+fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<Vec<Woken>, StoreError>> + use<> {
     let (networks, stats, now) = (parts.networks.clone(), parts.stats.clone(), parts.clock.now());
     let seqs = seqs.to_vec();
     let answer = parts.store.commit(Lane::Background, move |tx| {
-        let mut woken = Woken::new();
+        let mut woken = Planned::new();
         let (mut events, mut deliveries, mut dropped) = (0, 0, 0);
         for seq in &seqs {
             if tx.room() < PAGE * ROWS_EACH + 8 {
@@ -197,7 +207,8 @@ fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<Woken, Store
                         true => more += 1,
                         false => dropped += 1,
                     }
-                    woken.insert(plan.destination.clone(), *seq);
+                    let Plan { destination, host } = plan.clone();
+                    woken.insert(destination.clone(), Woken { destination, host, newest: *seq });
                 }
                 match page.next {
                     Some(next) => cursor = next,
@@ -214,14 +225,14 @@ fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<Woken, Store
         Ok(Ok::<_, ()>((woken, events, deliveries, dropped)))
     });
     async move {
-        let Ok((woken, events, deliveries, dropped)) = answer.await? else { return Ok(Woken::new()) };
+        let Ok((woken, events, deliveries, dropped)) = answer.await? else { return Ok(Vec::new()) };
         count(&stats.events, events);
         count(&stats.planned, deliveries);
         count(&stats.overflowed, dropped);
         if dropped > 0 {
             tracing::warn!(dropped, "destinations with {WAITING_MOST} deliveries waiting were given no more");
         }
-        Ok(woken)
+        Ok(woken.into_values().collect())
     }
 }
 

@@ -11,15 +11,17 @@ use crate::store::{KvError, Lane, StoreError, Tx};
 
 /// Rows removed with one Change; each may take a few more along.
 const PIECE: usize = 100;
+/// Nodes looked at in one round.
+const NODES: usize = 100;
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often leases are looked at; a delivery to one that is over ends it as well.
 const LEASES: Duration = Duration::from_secs(3600);
 
 pub(super) async fn run(parts: Parts) {
-    let mut looked = None;
+    let (mut looked, mut behind) = (None, NodeId(0));
     while parts.pause(PAUSE).await {
         let now = parts.clock.now();
-        let mut swept = round(&parts).await;
+        let mut swept = round(&parts, &mut behind).await;
         if swept.is_ok() && looked.is_none_or(|at| now.since(at) >= LEASES) {
             swept = end_leases(&parts).await;
             looked = Some(now);
@@ -30,9 +32,13 @@ pub(super) async fn run(parts: Parts) {
     }
 }
 
-async fn round(parts: &Parts) -> Result<(), StoreError> {
-    // A few nodes at a time: one that must wait for its subscribers does not hide the others for long.
-    for (nid, event) in parts.store.read(|r| r.sweeps(100)).await? {
+/// Looks at a few nodes behind the last one of the round before, and after the last of all at the first again: however
+/// many must wait for their subscribers, they hide no others.
+async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
+    let from = *behind;
+    let nodes = parts.store.read(move |r| r.sweeps(from, NODES)).await?;
+    *behind = nodes.last().filter(|_| nodes.len() == NODES).map_or(NodeId(0), |(nid, _)| *nid);
+    for (nid, event) in nodes {
         // Nothing goes before everybody was told; while `removed` comes back full, there is more.
         loop {
             let piece = parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event)?)));
@@ -101,8 +107,10 @@ fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64) -> Result<usize, KvError> {
 
 fn purge(tx: &mut Tx<'_>, node: &Node) -> Result<usize, KvError> {
     let floor = tx.read().node_state(node.id)?.floor;
-    let items = tx.read().items(node.id, 0, floor + 1, PIECE, false)?;
-    for item in items.iter().filter(|item| item.place <= floor) {
+    // What stands in a later place was published anew, and stays.
+    let mut items = tx.read().items(node.id, 0, floor + 1, PIECE, false)?;
+    items.retain(|item| item.place <= floor);
+    for item in &items {
         tx.delete_item(node.id, item)?;
         tx.release_payload(item.version, item.event)?;
     }

@@ -1,39 +1,46 @@
 //! The worker: one lane per destination that has something to do. Lanes keep their order; a failing one waits by
 //! itself, a failing host holds back all of its lanes but one probe; outcomes become durable in groups.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::lane::{self, BATCH, LANE_BYTES, Lane, Loaded, Work, cost};
 use super::outcomes::{self, Ended, Settled};
+use super::slots::{Class, Slots};
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
 use crate::domain::delivery::{Destination, Outcome, Scope, back_off};
 use crate::network::{Network, Report, Said, Task};
-use crate::store::{Read, StoreError, kv};
+use crate::store::{StoreError, kv};
 
-/// Tasks read and handed over at a time.
-const BATCH: usize = 64;
-/// Tasks that wait in memory for one destination; more stay in the store.
-const QUEUED: usize = 256;
-/// Lanes at work at one time, and at one host.
-const RUNNING: usize = 128;
-const RUNNING_PER_HOST: usize = 4;
+/// Bytes of tasks that all lanes hold together, waiting or handed over; one task each is always taken.
+const MEMORY: usize = 64 << 20;
 /// Outcomes made durable with one Change.
 const SETTLED: usize = 60;
+
+/// A destination that has something to do.
+pub(super) struct Woken {
+    pub destination: Destination,
+    pub host: Option<String>,
+    /// The newest Event planned for it.
+    pub newest: u64,
+}
 
 /// What the worker is told.
 pub(super) enum Note {
     /// Deliveries that need no durable plan to begin.
     Express(Vec<(Destination, Task)>),
-    /// Destinations with new deliveries in the store, and the newest Event of each.
-    Woken(Vec<(Destination, u64)>),
+    /// Destinations with new deliveries in the store.
+    Woken(Vec<Woken>),
     Loaded {
         destination: Destination,
         generation: u64,
+        /// The bytes that were set aside for it.
+        granted: usize,
         loaded: Result<Loaded, StoreError>,
     },
     Said {
@@ -46,7 +53,6 @@ pub(super) enum Note {
     /// The network is ready for the destination's next batch.
     Handed {
         destination: Destination,
-        host: Option<String>,
     },
     /// The network let go of a batch; tasks without an outcome are to be tried again.
     Over {
@@ -61,56 +67,17 @@ pub(super) enum Note {
     Resume,
 }
 
-/// What the store has for a lane.
-pub(super) struct Loaded {
-    tasks: Vec<Task>,
-    more: bool,
-    held: bool,
-    host: Option<String>,
-    not_before: Timestamp,
-}
-
-struct Lane {
-    network: Arc<dyn Network>,
-    host: Option<String>,
-    /// Grows with each fresh start after a failure: what is said of an earlier one ends tasks, but fails nothing.
-    generation: u64,
-    queue: VecDeque<Task>,
-    /// The newest Event queued or handed over.
-    known: u64,
-    /// Handed over, no outcome yet: each with the generation in which it was.
-    open: BTreeMap<u64, u64>,
-    /// Outcomes that are not durable yet. Until they are, the lane stays and knows what it has handed over: the store
-    /// would show it as still to be delivered.
-    unsettled: usize,
-    /// Whether the store may have more behind `known`.
-    more: bool,
-    loading: bool,
-    busy: bool,
-    not_before: Timestamp,
-    held: bool,
-    /// Failures of this destination in a row.
-    failures: u32,
-}
-
-#[derive(Default)]
-struct Host {
-    running: usize,
-    failures: u32,
-    not_before: Timestamp,
-}
-
 struct Worker {
     parts: Parts,
     notes: mpsc::UnboundedSender<Note>,
     lanes: HashMap<Destination, Lane>,
-    hosts: HashMap<String, Host>,
-    /// Lanes that may be able to go on.
+    slots: Slots,
+    /// Lanes that may be able to go on, each once.
     ready: VecDeque<Destination>,
-    /// Lanes to look at again, by time.
+    /// Lanes to look at again, by time, each once.
     later: BTreeSet<(Timestamp, Destination)>,
-    /// Lanes at work: towards hosts, and over the component's own link. The one never waits for the other.
-    running: [usize; 2],
+    /// Bytes of the tasks of all lanes, and of what they are reading.
+    memory: usize,
     /// Outcomes that are not durable yet.
     pending: Vec<Ended>,
     settling: bool,
@@ -123,10 +90,10 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, mut in
         parts,
         notes,
         lanes: HashMap::new(),
-        hosts: HashMap::new(),
+        slots: Slots::default(),
         ready: VecDeque::new(),
         later: BTreeSet::new(),
-        running: [0, 0],
+        memory: 0,
         pending: Vec::new(),
         settling: false,
         most: SETTLED,
@@ -170,7 +137,13 @@ impl Worker {
         let mut cursor = Vec::new();
         loop {
             let from = cursor.clone();
-            let page = match self.parts.store.read(move |r| r.due(&from, 1000)).await {
+            let page = self.parts.store.read(move |r| {
+                let due = r.due(&from, 1000)?;
+                let last = due.last().map(|(key, _)| key.clone());
+                let states = due.into_iter().map(|(_, due)| Ok((r.destination(&due.destination)?, due.destination)));
+                Ok((last, states.collect::<kv::Result<Vec<_>>>()?))
+            });
+            let (last, page) = match page.await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::error!(%error, "the queue could not read what is left to deliver; it tries again");
@@ -180,86 +153,85 @@ impl Worker {
                     continue;
                 }
             };
-            let Some((last, _)) = page.last() else { return };
-            cursor = last.clone();
-            for (_, due) in page {
-                self.wake(due.destination, u64::MAX);
+            let Some(last) = last else { return };
+            cursor = last;
+            for (state, destination) in page {
+                let not_before = state.as_ref().map(|s| s.health.not_before).unwrap_or_default();
+                let woken = Woken { destination, host: state.and_then(|s| s.host), newest: u64::MAX };
+                if let Some(lane) = self.wake(woken) {
+                    lane.not_before = not_before;
+                }
             }
         }
     }
 
-    /// The lane of a destination; a new one knows nothing of the store.
-    fn lane(&mut self, destination: &Destination) -> Option<&mut Lane> {
+    /// The lane of a destination, a new one if there is none.
+    fn lane(&mut self, destination: &Destination, host: Option<&str>) -> Option<&mut Lane> {
         if !self.lanes.contains_key(destination) {
             let network = self.parts.network_of(destination)?.clone();
-            self.lanes.insert(
-                destination.clone(),
-                Lane {
-                    network,
-                    host: None,
-                    generation: 0,
-                    queue: VecDeque::new(),
-                    known: 0,
-                    open: BTreeMap::new(),
-                    unsettled: 0,
-                    more: false,
-                    loading: false,
-                    busy: false,
-                    not_before: Timestamp::default(),
-                    held: false,
-                    failures: 0,
-                },
-            );
+            self.slots.opened(host);
+            self.lanes.insert(destination.clone(), Lane::new(network, destination, host.map(str::to_owned)));
         }
         self.lanes.get_mut(destination)
     }
 
-    fn wake(&mut self, destination: Destination, newest: u64) {
-        let Some(lane) = self.lane(&destination) else { return };
-        if newest > lane.known {
-            lane.more = true;
+    /// Ends a lane that has nothing to do and nothing to remember.
+    fn drop_if_empty(&mut self, destination: &Destination) {
+        if self.lanes.get(destination).is_some_and(Lane::is_empty)
+            && let Some(lane) = self.lanes.remove(destination)
+        {
+            self.slots.closed(lane.host.as_deref(), self.parts.clock.now());
+            if let Some(at) = lane.later {
+                self.later.remove(&(at, destination.clone()));
+            }
         }
-        if newest == u64::MAX {
-            lane.held = false;
+    }
+
+    /// Has a lane looked at, once, however often it is called for.
+    fn call(&mut self, destination: &Destination) {
+        if let Some(lane) = self.lanes.get_mut(destination).filter(|lane| !lane.queued) {
+            lane.queued = true;
+            self.ready.push_back(destination.clone());
         }
-        self.ready.push_back(destination);
+    }
+
+    fn wake(&mut self, woken: Woken) -> Option<&mut Lane> {
+        let lane = self.lane(&woken.destination, woken.host.as_deref())?;
+        lane.more |= woken.newest > lane.known;
+        self.call(&woken.destination);
+        self.lanes.get_mut(&woken.destination)
     }
 
     fn take(&mut self, note: Note) {
         match note {
             Note::Express(tasks) => {
                 for (destination, task) in tasks {
-                    let Some(lane) = self.lane(&destination) else { continue };
-                    if lane.more || lane.loading || lane.held || task.seq <= lane.known || lane.queue.len() >= QUEUED {
+                    let room = self.memory < MEMORY;
+                    let Some(lane) = self.lane(&destination, None) else { continue };
+                    if !room || !lane.takes_express(&task) {
                         // It comes by the store, in its place.
                         lane.more |= task.seq > lane.known;
                         continue;
                     }
-                    lane.known = task.seq;
-                    lane.queue.push_back(task);
-                    self.ready.push_back(destination);
+                    let bytes = cost(&task);
+                    lane.push(task);
+                    self.memory += bytes;
+                    self.call(&destination);
                 }
             }
             Note::Woken(woken) => {
-                for (destination, newest) in woken {
-                    self.wake(destination, newest);
+                for woken in woken {
+                    self.wake(woken);
                 }
             }
-            Note::Loaded { destination, generation, loaded } => self.loaded(destination, generation, loaded),
+            Note::Loaded { destination, generation, granted, loaded } => {
+                self.memory -= granted;
+                self.loaded(destination, generation, loaded);
+            }
             Note::Said { destination, generation, seq, said, took } => {
                 self.said(destination, generation, seq, said, took)
             }
-            Note::Handed { destination, host } => {
-                self.running[usize::from(host.is_none())] -= 1;
-                if let Some(host) = host.and_then(|host| self.hosts.get_mut(&host)) {
-                    host.running = host.running.saturating_sub(1);
-                }
-                if let Some(lane) = self.lanes.get_mut(&destination) {
-                    lane.busy = false;
-                }
-
-                self.ready.push_back(destination);
-            }
+            Note::Handed { destination } => self.rest(&destination),
             Note::Over { destination, generation, seqs } => {
                 let open = self.lanes.get(&destination).map(|lane| &lane.open);
                 let lost = open.and_then(|open| seqs.into_iter().find(|seq| open.get(seq) == Some(&generation)));
@@ -274,35 +246,48 @@ impl Worker {
         }
     }
 
+    /// A lane gives back its place, and is looked at again.
+    fn rest(&mut self, destination: &Destination) {
+        let now = self.parts.clock.now();
+        let Some(lane) = self.lanes.get_mut(destination) else { return };
+        if let Work::Hands(bytes) = std::mem::replace(&mut lane.work, Work::Rest) {
+            self.memory -= bytes;
+        }
+        self.slots.give_back(lane.class, lane.host.as_deref(), now);
+        self.call(destination);
+    }
+
     fn loaded(&mut self, destination: Destination, generation: u64, loaded: Result<Loaded, StoreError>) {
         let now = self.parts.clock.now();
-        let Some(lane) = self.lanes.get_mut(&destination).filter(|lane| lane.generation == generation) else { return };
-        lane.loading = false;
+        let Some(lane) = self.lanes.get_mut(&destination) else { return };
         match loaded {
+            // A failure came in between: it is read again, from there on.
+            _ if lane.generation != generation => {}
             Ok(loaded) => {
-                // Woken while it was read: there may be more than was seen.
-                lane.more |= loaded.more;
                 lane.held = loaded.held;
-                lane.host = loaded.host;
                 lane.not_before = lane.not_before.max(loaded.not_before);
-                for task in loaded.tasks {
-                    if task.seq > lane.known {
-                        lane.known = task.seq;
-                        lane.queue.push_back(task);
+                if lane.held || lane.not_before > now {
+                    lane.more = true;
+                } else {
+                    // Woken while it was read: there may be more than was seen.
+                    lane.more |= loaded.more;
+                    for task in loaded.tasks {
+                        self.memory += cost(&task);
+                        lane.push(task);
                     }
-                }
-                if lane.is_empty() {
-                    self.lanes.remove(&destination);
-                    return;
+                    lane.known = lane.known.max(loaded.known);
                 }
             }
             Err(error) => {
                 tracing::error!(%error, "the queue could not read deliveries; it tries again");
-                lane.not_before = now.plus(Duration::from_secs(1));
+                lane.not_before = lane.not_before.max(now.plus(Duration::from_secs(1)));
                 lane.more = true;
             }
         }
-        self.ready.push_back(destination);
+        match lane.queue.is_empty() {
+            true => self.rest(&destination),
+            false => self.hand_over(destination),
+        }
     }
 
     fn said(&mut self, destination: Destination, generation: u64, seq: u64, said: Said, took: Duration) {
@@ -316,39 +301,34 @@ impl Worker {
             if newest || !matches!(outcome, Outcome::Retry { .. }) {
                 lane.open.remove(&seq);
             }
-            let host = lane.host.as_ref().map(|host| self.hosts.entry(host.clone()).or_default());
+            if let Some(host) = &lane.host
+                && !matches!(outcome, Outcome::Retry { scope: Scope::Host, .. })
+            {
+                self.slots.answered(host, now);
+            }
             match outcome {
                 Outcome::Retry { .. } if !newest => return,
                 Outcome::Retry { after, scope, .. } => {
-                    let failures = match (host, scope) {
-                        (Some(host), Scope::Host) => {
-                            host.failures = host.failures.saturating_add(1);
-                            let wait = after.unwrap_or_else(|| back_off(host.failures, jitter));
-                            host.not_before = host.not_before.max(now.plus(wait));
-                            host.failures
-                        }
+                    let wait = match (&lane.host, scope) {
+                        (Some(host), Scope::Host) => self.slots.failed(host, *after, jitter, now),
                         _ => {
                             lane.failures = lane.failures.saturating_add(1);
-                            lane.failures
+                            after.unwrap_or_else(|| back_off(lane.failures, jitter))
                         }
                     };
                     // A fresh start at this task: what was handed over behind it counts as not handed over.
                     lane.generation += 1;
                     lane.queue.clear();
+                    self.memory -= std::mem::take(&mut lane.bytes);
                     lane.open.split_off(&seq);
                     lane.known = seq.saturating_sub(1);
                     lane.more = true;
-                    lane.loading = true;
-                    let wait = after.unwrap_or_else(|| back_off(failures, jitter));
+                    lane.blocked = true;
                     not_before = Some(now.plus(wait));
                     count(&self.parts.stats.retried, 1);
                 }
                 Outcome::Done => {
                     lane.failures = 0;
-                    if let Some(host) = host {
-                        host.failures = 0;
-                        host.not_before = Timestamp::default();
-                    }
                     count(&self.parts.stats.done, 1);
                 }
                 Outcome::Gone(_) => count(&self.parts.stats.gone, 1),
@@ -359,62 +339,74 @@ impl Worker {
         self.pending.push(Ended { destination, seq, said, at: now, took, not_before });
     }
 
-    /// Hands lanes that can go on to their networks, as far as there is room.
+    /// Sets to work those who can go on, and those in line for whom a place became free.
     fn start_ready(&mut self) {
-        let draining = self.parts.shutdown.phase() >= Phase::Draining;
-        for _ in 0..self.ready.len() {
-            let Some(destination) = self.ready.pop_front() else { return };
-            let own = self.lanes.get(&destination).is_some_and(|lane| lane.host.is_none());
-            if self.running[usize::from(own)] >= RUNNING {
-                self.ready.push_back(destination);
-                continue;
-            }
-            self.start(destination, draining);
+        let now = self.parts.clock.now();
+        // Who stands in line comes first, or who was at work just now would take the place again and again.
+        while let Some(destination) = self.slots.next(now).or_else(|| self.ready.pop_front()) {
+            self.start(destination);
         }
     }
 
-    fn start(&mut self, destination: Destination, draining: bool) {
+    fn start(&mut self, destination: Destination) {
         let now = self.parts.clock.now();
+        let draining = self.parts.shutdown.phase() >= Phase::Draining;
         let Some(lane) = self.lanes.get_mut(&destination) else { return };
-        if lane.busy || lane.held {
+        lane.queued = false;
+        if lane.work != Work::Rest || lane.blocked || lane.held || (draining && lane.class != Class::Own) {
             return;
         }
+        if lane.queue.is_empty() && !lane.more {
+            return self.drop_if_empty(&destination);
+        }
         if lane.not_before > now {
+            if let Some(before) = lane.later.replace(lane.not_before) {
+                self.later.remove(&(before, destination.clone()));
+            }
             self.later.insert((lane.not_before, destination));
             return;
         }
-        if lane.queue.len() < BATCH && lane.more && !lane.loading {
-            lane.loading = true;
-            lane.more = false;
-            self.load(destination.clone());
-        }
-        let Some(lane) = self.lanes.get_mut(&destination) else { return };
-        if lane.queue.is_empty() || (draining && lane.host.is_some()) {
+        if !self.slots.take(lane.class, lane.host.as_deref(), &destination, now) {
+            lane.queued = true;
             return;
         }
-        if let Some(name) = &lane.host {
-            let host = self.hosts.entry(name.clone()).or_default();
-            // A host in trouble is asked by one lane at a time.
-            let most = if host.failures > 0 { 1 } else { RUNNING_PER_HOST };
-            if host.not_before > now {
-                self.later.insert((host.not_before, destination));
-                return;
-            }
-            if host.running >= most {
-                self.later.insert((now.plus(Duration::from_millis(50)), destination));
-                return;
-            }
-            host.running += 1;
+        // Read only with a place: those in line hold no more than they were told from memory.
+        match lane.queue.is_empty() {
+            true => self.load(destination),
+            false => self.hand_over(destination),
         }
+    }
+
+    /// Reads what the store has behind what the lane knows.
+    fn load(&mut self, destination: Destination) {
+        let Some(lane) = self.lanes.get_mut(&destination) else { return };
+        let granted = LANE_BYTES.min(MEMORY.saturating_sub(self.memory));
+        self.memory += granted;
+        lane.work = Work::Reads;
+        lane.more = false;
+        let (generation, known, notes) = (lane.generation, lane.known, self.notes.clone());
+        let (wanted, payloads) = (destination.clone(), lane.network.needs_payloads());
+        let store = self.parts.store.clone();
+        tokio::spawn(async move {
+            let loaded = store.read(move |r| lane::load(r, &wanted, known, payloads, granted)).await;
+            let _ = notes.send(Note::Loaded { destination, generation, granted, loaded });
+        });
+    }
+
+    /// Gives a batch to the lane's network; the lane has a place.
+    fn hand_over(&mut self, destination: Destination) {
+        let now = self.parts.clock.now();
+        let Some(lane) = self.lanes.get_mut(&destination) else { return };
         let most = lane.queue.len().min(BATCH);
+        let batch: Vec<Task> = lane.queue.drain(..most).collect();
+        let bytes = batch.iter().map(cost).sum();
+        lane.bytes -= bytes;
+        lane.work = Work::Hands(bytes);
         let (tasks, old): (Vec<Task>, Vec<Task>) =
-            lane.queue.drain(..most).partition(|task| now.since(task.at) <= destination.max_age());
+            batch.into_iter().partition(|task| now.since(task.at) <= destination.max_age());
         lane.open.extend(tasks.iter().map(|task| (task.seq, lane.generation)));
-        lane.busy = true;
-        self.running[usize::from(lane.host.is_none())] += 1;
-        let generation = lane.generation;
         lane.unsettled += old.len();
-        let (network, host) = (lane.network.clone(), lane.host.clone());
+        let (network, generation, notes) = (lane.network.clone(), lane.generation, self.notes.clone());
         for task in old {
             count(&self.parts.stats.too_old, 1);
             let said = Said::Ended(Outcome::Refused("too old to be delivered".into()));
@@ -427,23 +419,10 @@ impl Worker {
                 not_before: None,
             });
         }
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            let handed = Note::Handed { destination: destination.clone(), host };
-            hand_over(network, destination, generation, tasks, handed, notes).await;
-        });
-    }
-
-    /// Reads what the store has behind what the lane knows.
-    fn load(&mut self, destination: Destination) {
-        let Some(lane) = self.lanes.get(&destination) else { return };
-        let (generation, known, notes) = (lane.generation, lane.known, self.notes.clone());
-        let wanted = destination.clone();
-        let store = self.parts.store.clone();
-        tokio::spawn(async move {
-            let loaded = store.read(move |r| load(r, &wanted, known)).await;
-            let _ = notes.send(Note::Loaded { destination, generation, loaded });
-        });
+        match tasks.is_empty() {
+            true => self.rest(&destination),
+            false => drop(tokio::spawn(hand_over(network, destination, generation, tasks, notes))),
+        }
     }
 
     /// Makes pending outcomes durable, one group at a time.
@@ -482,31 +461,22 @@ impl Worker {
             }
         }
         self.most = (self.most * 2).min(SETTLED);
-        // Told before its plan was written: noted as soon as it is.
+        // Told before its plan was written: noted as soon as it is. Others do not wait behind it.
         let early = !settled.early.is_empty();
-        self.pending.splice(
-            0..0,
-            batch.into_iter().filter(|ended| settled.early.contains(&(ended.destination.clone(), ended.seq))),
-        );
+        let again = batch.into_iter().filter(|ended| settled.early.contains(&(ended.destination.clone(), ended.seq)));
+        self.pending.extend(again);
         for (destination, left) in settled.lanes {
             let Some(lane) = self.lanes.get_mut(&destination) else { continue };
             if let Some(not_before) = left.not_before {
                 // The failure is noted: the lane may begin anew when its time comes.
-                lane.loading = false;
+                lane.blocked = false;
                 lane.not_before = not_before;
             }
-            if !left.any {
-                if lane.is_empty() {
-                    self.lanes.remove(&destination);
-                }
-                continue;
-            }
-            if lane.is_idle() {
-                // Every outcome is durable: the store shows exactly what is left.
+            if left.any && lane.is_idle() {
                 lane.known = 0;
                 lane.more = true;
-                self.ready.push_back(destination);
             }
+            self.call(&destination);
         }
         match early {
             true => self.resume_after(Duration::from_millis(20)),
@@ -524,51 +494,22 @@ impl Worker {
 
     fn next_wait(&self) -> Duration {
         let now = self.parts.clock.now();
-        self.later.first().map_or(Duration::from_secs(3600), |(at, _)| at.since(now))
+        let next = self.later.first().map(|(at, _)| *at).into_iter().chain(self.slots.next_at()).min();
+        next.map_or(Duration::from_secs(3600), |at| at.since(now))
     }
 
     fn wake_due(&mut self) {
         let now = self.parts.clock.now();
-        while let Some((at, _)) = self.later.first() {
-            if *at > now {
-                return;
+        while self.later.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, destination)) = self.later.pop_first()
+        {
+            if let Some(lane) = self.lanes.get_mut(&destination) {
+                lane.later = None;
             }
-            if let Some((_, destination)) = self.later.pop_first() {
-                self.ready.push_back(destination);
-            }
+            self.call(&destination);
         }
+        self.slots.wake_due(now);
     }
-}
-
-impl Lane {
-    /// Nothing queued, handed over or known to be in the store.
-    fn is_empty(&self) -> bool {
-        self.is_idle() && !self.more && !self.held
-    }
-
-    fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.open.is_empty() && self.unsettled == 0 && !self.busy && !self.loading
-    }
-}
-
-/// The deliveries of a destination behind Event `known`, with what they tell.
-fn load(r: &dyn Read, destination: &Destination, known: u64) -> kv::Result<Loaded> {
-    let state = r.destination(destination)?;
-    let deliveries = r.deliveries(destination, known, BATCH)?;
-    let more = deliveries.len() == BATCH;
-    let mut tasks = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        let Some(event) = r.event(delivery.event)? else { continue };
-        let payload = event.what.version().map(|version| r.payload(version)).transpose()?.flatten();
-        tasks.push(Task { seq: delivery.event, event, payload, at: delivery.at, cursor: delivery.cursor });
-    }
-    Ok(Loaded {
-        tasks,
-        more,
-        held: state.as_ref().is_some_and(|s| s.held),
-        host: state.as_ref().and_then(|s| s.host.clone()),
-        not_before: state.map(|s| s.health.not_before).unwrap_or_default(),
-    })
 }
 
 /// Runs one batch at its network and passes on what it says.
@@ -577,25 +518,31 @@ async fn hand_over(
     destination: Destination,
     generation: u64,
     tasks: Vec<Task>,
-    handed: Note,
     notes: mpsc::UnboundedSender<Note>,
 ) {
     let start = Instant::now();
     let seqs: Vec<u64> = tasks.iter().map(|task| task.seq).collect();
     let (tx, mut said) = mpsc::unbounded_channel();
-    // A task of its own: a panic in a driver ends its batch, and nothing else.
-    let work = tokio::spawn(network.deliver(destination.clone(), tasks, Report::new(tx)));
-    let handed = {
-        let notes = notes.clone();
-        tokio::spawn(async move {
-            let _ = work.await;
-            let _ = notes.send(handed);
-        })
+    let pass_on = |(seq, said)| {
+        let took = start.elapsed();
+        let _ = notes.send(Note::Said { destination: destination.clone(), generation, seq, said, took });
     };
-    while let Some((seq, said)) = said.recv().await {
-        let _ =
-            notes.send(Note::Said { destination: destination.clone(), generation, seq, said, took: start.elapsed() });
+    // A task of its own: a panic in a driver ends its batch, and nothing else.
+    let mut work = tokio::spawn(network.deliver(destination.clone(), tasks, Report::new(tx)));
+    loop {
+        tokio::select! {
+            biased;
+            Some(one) = said.recv() => pass_on(one),
+            _ = &mut work => break,
+        }
     }
-    let _ = handed.await;
+    // What it said before it was ready comes before its place is free: a failure must stop who waits for that.
+    while let Ok(one) = said.try_recv() {
+        pass_on(one);
+    }
+    let _ = notes.send(Note::Handed { destination: destination.clone() });
+    while let Some(one) = said.recv().await {
+        pass_on(one);
+    }
     let _ = notes.send(Note::Over { destination, generation, seqs });
 }

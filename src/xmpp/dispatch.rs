@@ -99,7 +99,12 @@ impl Edge {
         &self.0.caps
     }
 
-    /// Requests, messages and presences that were taken and are not dealt with yet: none left, a drain is over.
+    /// Takes no more: from now on every request is told to come again later. Then [`Edge::in_work`] only shrinks.
+    pub fn close(&self) {
+        self.gate().shut();
+    }
+
+    /// Requests, messages and presences that were taken and have no answer yet: none left, a drain is over.
     pub fn in_work(&self) -> usize {
         self.gate().in_work()
     }
@@ -208,12 +213,12 @@ impl Edge {
         let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
         tokio::spawn(async move {
             let heard = AssertUnwindSafe(chat::hear(request, look, said, &out)).catch_unwind().await;
-            drop(permit);
             match heard {
                 Ok(Ok(())) => {}
                 Ok(Err(refusal)) => reply.send(Err(refusal)),
                 Err(_) => reply.send(Err(panicked())),
             }
+            drop(permit);
         });
     }
 
@@ -236,8 +241,9 @@ impl Edge {
 fn work(permit: Permit, reply: Reply, run: BoxFuture<'static, Answer>) {
     tokio::spawn(async move {
         let answer = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
-        drop(permit);
         reply.send(answer);
+        // Only now: who drains closes the link when no permit is out.
+        drop(permit);
     });
 }
 

@@ -81,6 +81,7 @@ struct State {
     chats: Buckets,
     work: Work,
     of_one: HashMap<BareJid, Work>,
+    shut: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -122,6 +123,9 @@ impl Gate {
         let limits = &self.0.limits;
         let mut state = self.lock();
         let state = &mut *state;
+        if state.shut {
+            return None;
+        }
         let fits = |work: Work, requests: usize, most: usize| {
             work.requests == 0 || (work.requests < requests && work.bytes.saturating_add(bytes) <= most)
         };
@@ -140,6 +144,11 @@ impl Gate {
     pub fn chat(&self, from: &BareJid) -> bool {
         let now = self.0.clock.now();
         self.lock().chats.take(from, self.0.limits.chat, now)
+    }
+
+    /// Lets nobody in from now on.
+    pub fn shut(&self) {
+        self.lock().shut = true;
     }
 
     /// Permits that are out.

@@ -3,7 +3,7 @@
 //! An Event is one delivery with a cursor over the node's subscribers. Its body is written once and shared; the cursor
 //! becomes durable only behind a barrier, since XEP-0114 acknowledges nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,9 +39,16 @@ pub struct Notifier(Arc<Inner>);
 struct Inner {
     store: Store,
     link: LinkHandle,
-    /// The last stanza to each destination that is not proved read: a later batch must follow in the same session, or
-    /// it would overtake what is repeated.
-    unproved: Mutex<HashMap<Destination, Position>>,
+    unproved: Mutex<HashMap<Destination, Unproved>>,
+}
+
+/// What was sent to a destination and is not proved read: a later batch must follow in the same session, or it would
+/// overtake what is repeated.
+struct Unproved {
+    /// The last stanza of it.
+    position: Position,
+    /// Its Events.
+    seqs: BTreeSet<u64>,
 }
 
 impl Notifier {
@@ -56,6 +63,10 @@ impl Network for Notifier {
     }
 
     fn is_express(&self) -> bool {
+        true
+    }
+
+    fn needs_payloads(&self) -> bool {
         true
     }
 
@@ -82,8 +93,12 @@ impl Network for Notifier {
     fn deliver(&self, destination: Destination, tasks: Vec<Task>, report: Report) -> BoxFuture<'static, ()> {
         let inner = self.0.clone();
         Box::pin(async move {
+            let Some(first) = tasks.first().map(|task| task.seq) else { return };
             // One session for a batch and what before it is not proved: nothing overtakes what must be repeated.
-            let mut last = inner.unproved().get(&destination).copied();
+            let mut last = match inner.go_on(&destination, first).await {
+                Ok(last) => last,
+                Err(outcome) => return report.ended(first, outcome),
+            };
             for task in tasks {
                 let seq = task.seq;
                 if let Err(outcome) = inner.clone().hand_over(&destination, task, &report, &mut last).await {
@@ -114,6 +129,21 @@ struct Audience {
 }
 
 impl Inner {
+    /// Behind which stanza a batch that begins with Event `first` is sent. `Err`: it may not be sent yet.
+    async fn go_on(&self, destination: &Destination, first: u64) -> Result<Option<Position>, Outcome> {
+        let Some(session) = self.link.online().await else { return Err(closed()) };
+        let mut all = self.unproved();
+        let Some(unproved) = all.get(destination) else { return Ok(None) };
+        if unproved.position.session == session {
+            return Ok(Some(unproved.position));
+        }
+        // That was lost. Who repeats it begins anew; who comes behind it lets it pass, once: should it have been given
+        // up meanwhile, nobody waits for it.
+        let lost = unproved.seqs.first().is_some_and(|lowest| first > *lowest);
+        all.remove(destination);
+        if lost { Err(again("what came before it was lost with the link")) } else { Ok(None) }
+    }
+
     /// Hands one task over. `Ok`: its outcome was, or will be, reported; the next may follow.
     async fn hand_over(
         self: Arc<Self>,
@@ -123,7 +153,7 @@ impl Inner {
         last: &mut Option<Position>,
     ) -> Result<(), Outcome> {
         if self.link.online().await.is_none() {
-            return Err(again("the link is closed"));
+            return Err(closed());
         }
         let event = task.event.clone();
         let audience = self.read(move |r| audience(r, &event)).await?;
@@ -152,9 +182,7 @@ impl Inner {
             _ => self.to_all(&sending, Arc::new(audience), &task, report, last).await?,
         };
         match (sent, *last) {
-            (true, Some(position)) => {
-                self.prove(destination.clone(), position, task.seq, Outcome::Done, report.clone())
-            }
+            (true, Some(position)) => self.prove(destination.clone(), position, task.seq, report.clone()),
             _ => report.ended(task.seq, Outcome::Done),
         }
         Ok(())
@@ -227,32 +255,44 @@ impl Inner {
                 tracing::error!(%error, %to, "a notification cannot be sent");
                 Ok(false)
             }
+            Err(SendError::LinkDown) => Err(closed()),
             Err(error) => Err(again(&error.to_string())),
         }
     }
 
-    /// Reports `outcome` once the server has read what was sent up to `position`.
-    fn prove(
-        self: &Arc<Self>,
-        destination: Destination,
-        position: Position,
-        seq: u64,
-        outcome: Outcome,
-        report: Report,
-    ) {
-        self.unproved().insert(destination.clone(), position);
+    /// Reports that it is done once the server has read what was sent up to `position`.
+    fn prove(self: &Arc<Self>, destination: Destination, position: Position, seq: u64, report: Report) {
+        {
+            let mut all = self.unproved();
+            let unproved = all.entry(destination.clone()).or_insert_with(|| Unproved::new(position));
+            if unproved.position.session != position.session {
+                *unproved = Unproved::new(position);
+            }
+            unproved.position = position;
+            unproved.seqs.insert(seq);
+        }
         let inner = self.clone();
         tokio::spawn(async move {
-            let outcome = match inner.link.barrier(position).await {
-                Ok(()) => outcome,
-                Err(lost) => again(&lost.to_string()),
-            };
-            report.ended(seq, outcome);
-            let mut unproved = inner.unproved();
-            if unproved.get(&destination) == Some(&position) {
-                unproved.remove(&destination);
+            match inner.link.barrier(position).await {
+                Ok(()) => {
+                    inner.proved(&destination, position, seq);
+                    report.ended(seq, Outcome::Done);
+                }
+                // It stays among what is not proved until the next batch has seen it there.
+                Err(lost) => report.ended(seq, again(&lost.to_string())),
             }
         });
+    }
+
+    fn proved(&self, destination: &Destination, position: Position, seq: u64) {
+        let mut all = self.unproved();
+        let Some(unproved) = all.get_mut(destination).filter(|u| u.position.session == position.session) else {
+            return;
+        };
+        unproved.seqs.remove(&seq);
+        if unproved.seqs.is_empty() {
+            all.remove(destination);
+        }
     }
 
     async fn read<T, F>(&self, read: F) -> Result<T, Outcome>
@@ -267,8 +307,14 @@ impl Inner {
         })
     }
 
-    fn unproved(&self) -> std::sync::MutexGuard<'_, HashMap<Destination, Position>> {
+    fn unproved(&self) -> std::sync::MutexGuard<'_, HashMap<Destination, Unproved>> {
         self.unproved.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Unproved {
+    fn new(position: Position) -> Self {
+        Unproved { position, seqs: BTreeSet::new() }
     }
 }
 
@@ -284,6 +330,12 @@ struct Sending {
 /// A lost link is waited for, not backed off from.
 fn again(why: &str) -> Outcome {
     Outcome::Retry { why: why.to_owned(), after: Some(Duration::ZERO), scope: Scope::Destination }
+}
+
+/// A link that is closed, or about to be, does not come back at once; nor does this process without a new start.
+fn closed() -> Outcome {
+    let why = "the link is closed".to_owned();
+    Outcome::Retry { why, after: Some(Duration::from_secs(1)), scope: Scope::Destination }
 }
 
 fn audience(r: &dyn Read, event: &Event) -> kv::Result<Option<Audience>> {

@@ -74,9 +74,9 @@ impl dyn Read + '_ {
         row(self, &key)
     }
 
-    /// Nodes with rows that are still to be removed, each with the Event that must have been told before.
-    pub fn sweeps(&self, limit: usize) -> Result<Vec<(NodeId, u64)>> {
-        rows::<u64>(self, b"x", &[], limit)?
+    /// Nodes with rows that are still to be removed, behind `behind`, each with the Event that must have been told before.
+    pub fn sweeps(&self, behind: NodeId, limit: usize) -> Result<Vec<(NodeId, u64)>> {
+        rows::<u64>(self, b"x", &next_key(&sweep_key(behind)), limit)?
             .into_iter()
             .map(|(key, event)| Ok((NodeId(number(&key, 1)?), event)))
             .collect()

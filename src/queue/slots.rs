@@ -1,0 +1,315 @@
+//! Who may be at work: so many lanes of each class, and so many at each host. Who finds no place stands in line and is
+//! called when one becomes free; nobody asks again and again. A host in trouble rests, and one lane tries it first.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::base::clock::Timestamp;
+use crate::domain::delivery::{Destination, back_off};
+
+/// Lanes of a class that are at work at one time, and those of them at one host.
+const RUNNING: usize = 128;
+const RUNNING_PER_HOST: usize = 4;
+
+/// Kinds of work, none of which waits for another: slow callbacks hold up neither the component's own link nor those
+/// who ask to be verified; and whoever has many callbacks verified holds up no subscriber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Class {
+    /// Over the component's own link.
+    Own,
+    /// To subscribers elsewhere.
+    Push,
+    /// To who asks to become one.
+    Verify,
+}
+
+const CLASSES: [Class; 3] = [Class::Own, Class::Push, Class::Verify];
+
+#[derive(Default)]
+pub(super) struct Slots {
+    classes: [Line; CLASSES.len()],
+    hosts: HashMap<String, Host>,
+    /// Hosts at which a place may have become free.
+    freed: VecDeque<String>,
+    /// Hosts to look at when their rest is over.
+    resting: BTreeSet<(Timestamp, String)>,
+}
+
+#[derive(Default)]
+struct Line {
+    running: usize,
+    waiting: VecDeque<Destination>,
+}
+
+#[derive(Default)]
+struct Host {
+    lines: [Line; CLASSES.len()],
+    /// Lanes that there are.
+    lanes: usize,
+    /// Failures in a row.
+    failures: u32,
+    not_before: Timestamp,
+    /// Its row in [`Slots::resting`].
+    rests: Option<Timestamp>,
+}
+
+impl Host {
+    fn running(&self) -> usize {
+        self.lines.iter().map(|line| line.running).sum()
+    }
+
+    fn has_room(&self, class: Class, now: Timestamp) -> bool {
+        self.not_before <= now
+            && match self.failures {
+                0 => self.lines[class as usize].running < RUNNING_PER_HOST,
+                // A host in trouble is asked by one lane at a time.
+                _ => self.running() == 0,
+            }
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.lines.iter().any(|line| !line.waiting.is_empty())
+    }
+}
+
+impl Slots {
+    /// A lane to `host` came into being.
+    pub fn opened(&mut self, host: Option<&str>) {
+        if let Some(host) = host {
+            self.hosts.entry(host.to_owned()).or_default().lanes += 1;
+        }
+    }
+
+    /// A lane to `host` is no more.
+    pub fn closed(&mut self, host: Option<&str>, now: Timestamp) {
+        let Some(name) = host else { return };
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.lanes = host.lanes.saturating_sub(1);
+        }
+        self.forget_if_idle(name, now);
+    }
+
+    /// Takes a place for a lane. `false`: there is none, the lane stands in line and comes out of [`Slots::next`].
+    pub fn take(&mut self, class: Class, host: Option<&str>, destination: &Destination, now: Timestamp) -> bool {
+        let line = &mut self.classes[class as usize];
+        if line.running >= RUNNING {
+            line.waiting.push_back(destination.clone());
+            return false;
+        }
+        if let Some(name) = host {
+            let host = self.hosts.entry(name.to_owned()).or_default();
+            if !host.has_room(class, now) {
+                host.lines[class as usize].waiting.push_back(destination.clone());
+                if host.not_before > now {
+                    rest(&mut self.resting, name, host);
+                }
+                return false;
+            }
+            host.lines[class as usize].running += 1;
+        }
+        self.classes[class as usize].running += 1;
+        true
+    }
+
+    pub fn give_back(&mut self, class: Class, host: Option<&str>, now: Timestamp) {
+        let line = &mut self.classes[class as usize];
+        line.running = line.running.saturating_sub(1);
+        let Some(name) = host else { return };
+        if let Some(host) = self.hosts.get_mut(name) {
+            let line = &mut host.lines[class as usize];
+            line.running = line.running.saturating_sub(1);
+            if host.has_waiting() {
+                self.freed.push_back(name.to_owned());
+            }
+        }
+        self.forget_if_idle(name, now);
+    }
+
+    /// Somebody in line for whom there may be a place now: they try again by [`Slots::take`].
+    pub fn next(&mut self, now: Timestamp) -> Option<Destination> {
+        for line in self.classes.iter_mut().filter(|line| line.running < RUNNING) {
+            if let Some(destination) = line.waiting.pop_front() {
+                return Some(destination);
+            }
+        }
+        while let Some(name) = self.freed.front() {
+            if let Some(host) = self.hosts.get_mut(name) {
+                let free =
+                    |class: &Class| host.has_room(*class, now) && !host.lines[*class as usize].waiting.is_empty();
+                if let Some(class) = CLASSES.into_iter().find(free) {
+                    return host.lines[class as usize].waiting.pop_front();
+                }
+                if host.not_before > now && host.has_waiting() {
+                    rest(&mut self.resting, name, host);
+                }
+            }
+            self.freed.pop_front();
+        }
+        None
+    }
+
+    /// The host failed; how long it rests. `after`: what it asked for.
+    pub fn failed(&mut self, host: &str, after: Option<Duration>, jitter: f64, now: Timestamp) -> Duration {
+        let host = self.hosts.entry(host.to_owned()).or_default();
+        host.failures = host.failures.saturating_add(1);
+        let wait = after.unwrap_or_else(|| back_off(host.failures, jitter));
+        host.not_before = host.not_before.max(now.plus(wait));
+        wait
+    }
+
+    /// The host answered. While it rests, that is the end of something begun before, and says nothing.
+    pub fn answered(&mut self, name: &str, now: Timestamp) {
+        if let Some(host) = self.hosts.get_mut(name)
+            && host.failures > 0
+            && host.not_before <= now
+        {
+            (host.failures, host.not_before) = (0, Timestamp::default());
+            self.freed.push_back(name.to_owned());
+        }
+    }
+
+    /// When a host's rest is over next.
+    pub fn next_at(&self) -> Option<Timestamp> {
+        self.resting.first().map(|(at, _)| *at)
+    }
+
+    /// Has those looked at whose rest is over.
+    pub fn wake_due(&mut self, now: Timestamp) {
+        while self.next_at().is_some_and(|at| at <= now)
+            && let Some((_, name)) = self.resting.pop_first()
+        {
+            if let Some(host) = self.hosts.get_mut(&name) {
+                host.rests = None;
+            }
+            self.forget_if_idle(&name, now);
+            self.freed.push_back(name);
+        }
+    }
+
+    /// What is remembered of a host goes when nobody has to do with it, one in trouble after its rest.
+    fn forget_if_idle(&mut self, name: &str, now: Timestamp) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        if host.lanes > 0 || host.running() > 0 || host.has_waiting() {
+            return;
+        }
+        if host.not_before > now {
+            rest(&mut self.resting, name, host);
+            return;
+        }
+        if let Some(at) = host.rests {
+            self.resting.remove(&(at, name.to_owned()));
+        }
+        self.hosts.remove(name);
+    }
+}
+
+/// Has `host` looked at when its rest is over.
+fn rest(resting: &mut BTreeSet<(Timestamp, String)>, name: &str, host: &mut Host) {
+    if host.rests == Some(host.not_before) {
+        return;
+    }
+    if let Some(before) = host.rests.replace(host.not_before) {
+        resting.remove(&(before, name.to_owned()));
+    }
+    resting.insert((host.not_before, name.to_owned()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn hub(n: u64) -> Destination {
+        Destination::Hub(n)
+    }
+
+    /// Takes a place for each of `range` at `host`; how many got one.
+    fn take(slots: &mut Slots, class: Class, host: &str, range: std::ops::Range<u64>) -> usize {
+        range
+            .filter(|n| {
+                slots.opened(Some(host));
+                slots.take(class, Some(host), &hub(*n), NOW)
+            })
+            .count()
+    }
+
+    #[test]
+    fn of_ten_thousand_lanes_of_a_host_each_place_that_becomes_free_calls_the_next_and_only_that() {
+        let mut slots = Slots::default();
+        assert_eq!(take(&mut slots, Class::Push, "a", 0..10_000), RUNNING_PER_HOST);
+        assert_eq!(slots.next(NOW), None);
+        for n in 4..10_000 {
+            slots.give_back(Class::Push, Some("a"), NOW);
+            let called = slots.next(NOW).unwrap();
+            assert_eq!(called, hub(n));
+            assert!(slots.take(Class::Push, Some("a"), &called, NOW));
+            assert_eq!(slots.next(NOW), None);
+        }
+    }
+
+    #[test]
+    fn who_was_called_and_has_nothing_to_do_any_more_does_not_keep_the_place_from_the_next() {
+        let mut slots = Slots::default();
+        take(&mut slots, Class::Push, "a", 0..7);
+        slots.give_back(Class::Push, Some("a"), NOW);
+        assert_eq!([slots.next(NOW), slots.next(NOW)], [Some(hub(4)), Some(hub(5))]);
+        for n in 0..200 {
+            assert_eq!(slots.take(Class::Own, None, &hub(n), NOW), n < 128);
+        }
+        slots.give_back(Class::Own, None, NOW);
+        assert_eq!([slots.next(NOW), slots.next(NOW)], [Some(hub(128)), Some(hub(129))]);
+    }
+
+    #[test]
+    fn no_class_waits_for_another_neither_in_all_nor_at_a_host() {
+        let mut slots = Slots::default();
+        for class in CLASSES {
+            assert_eq!((0..200).map(|n| take(&mut slots, class, &format!("{n}"), n..n + 1)).sum::<usize>(), RUNNING);
+        }
+        let mut slots = Slots::default();
+        for class in CLASSES {
+            assert_eq!(take(&mut slots, class, "a", 0..200), RUNNING_PER_HOST);
+        }
+    }
+
+    #[test]
+    fn a_host_in_trouble_rests_and_is_then_asked_by_one_until_it_answers() {
+        let mut slots = Slots::default();
+        take(&mut slots, Class::Push, "a", 0..20);
+        assert_eq!(slots.failed("a", None, 0.0, NOW), Duration::from_secs(5));
+        // What was begun before the trouble says nothing against it.
+        slots.answered("a", NOW);
+        (0..4).for_each(|_| slots.give_back(Class::Push, Some("a"), NOW));
+        assert_eq!((slots.next(NOW), slots.next_at()), (None, Some(NOW.plus(Duration::from_secs(5)))));
+        let later = NOW.plus(Duration::from_secs(5));
+        slots.wake_due(later);
+        assert_eq!(slots.next(later), Some(hub(4)));
+        assert!(slots.take(Class::Push, Some("a"), &hub(4), later));
+        assert!(!slots.take(Class::Verify, Some("a"), &hub(100), later));
+        assert_eq!(slots.next(later), None);
+        slots.answered("a", later);
+        for n in 5..8 {
+            assert_eq!(slots.next(later), Some(hub(n)));
+            assert!(slots.take(Class::Push, Some("a"), &hub(n), later));
+        }
+        assert_eq!(slots.next(later), Some(hub(100)));
+    }
+
+    #[test]
+    fn a_host_is_forgotten_with_its_last_lane_and_after_its_rest() {
+        let mut slots = Slots::default();
+        for name in ["well", "ill"] {
+            take(&mut slots, Class::Push, name, 0..1);
+        }
+        slots.failed("ill", None, 0.0, NOW);
+        for name in ["well", "ill"] {
+            slots.give_back(Class::Push, Some(name), NOW);
+            assert!(slots.hosts.contains_key(name), "its lane may have more");
+            slots.closed(Some(name), NOW);
+        }
+        assert_eq!(slots.hosts.keys().collect::<Vec<_>>(), ["ill"]);
+        slots.wake_due(NOW.plus(Duration::from_secs(5)));
+        assert!(slots.hosts.is_empty() && slots.resting.is_empty());
+    }
+}
