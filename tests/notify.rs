@@ -247,8 +247,8 @@ async fn a_batch_handed_over_before_a_loss_was_heard_of_overtakes_nothing_that_w
     let lost = rig.outcomes(1).await;
     assert!(lost[0].0 == tasks[0].seq && is_retry(&lost[0].1), "{lost:?}");
     rig.deliver(&tasks[1..]).await;
-    let refused = rig.outcomes(1).await;
     assert_eq!(before_marker(&rig, &mut peer).await, Vec::<String>::new(), "sent before what was lost");
+    let refused = rig.outcomes(1).await;
     assert!(refused[0].0 == tasks[1].seq && is_retry(&refused[0].1), "{refused:?}");
     rig.deliver(&tasks).await;
     assert_eq!(told(&mut peer, 3, true).await, ["1", "2", "3"]);
@@ -274,8 +274,8 @@ async fn a_batch_that_was_begun_in_one_session_does_not_go_on_in_the_next() {
     rig.session(2).await;
     rig.gate.set(None);
     delivering.await.unwrap();
-    let outcomes = rig.outcomes(2).await;
     assert_eq!(before_marker(&rig, &mut peer).await, Vec::<String>::new(), "sent before what was lost");
+    let outcomes = rig.outcomes(2).await;
     assert!(outcomes.iter().all(|(_, said)| is_retry(said)), "{outcomes:?}");
     rig.deliver(&tasks).await;
     assert_eq!(told(&mut peer, 2, true).await, ["1", "2"]);
