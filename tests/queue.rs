@@ -633,16 +633,25 @@ fn mark_last(tx: &mut Tx<'_>) -> kv::Result<Result<(), ()>> {
     Ok(Ok(()))
 }
 
-#[tokio::test]
-async fn outcomes_that_cannot_be_noted_together_are_noted_in_smaller_groups() {
-    let kv = Troubled::new();
-    kv.most_ended.store(3, Ordering::SeqCst);
-    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
-    let mut house = House::on(kv, clock, Fake::to(&["juliet", "romeo"], |_, _, _| DONE));
-    for n in 0..40 {
-        house.publish(&format!("i{n}"), "text").await;
+/// A house on a troubled database in which `n` items are planned for Juliet and Romeo, and wait for the gate.
+async fn planned(n: usize) -> (Arc<Troubled>, House) {
+    let (kv, clock) = (Troubled::new(), Clock::manual(Timestamp::from_secs(1_000_000)));
+    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet", "romeo"], |_, _, _| Do::Wait));
+    for i in 0..n {
+        house.publish(&format!("i{i}"), "text").await;
     }
     house.start();
+    while house.rows(b'd').await < 2 * n {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (kv, house)
+}
+
+#[tokio::test]
+async fn outcomes_that_cannot_be_noted_together_are_noted_in_smaller_groups() {
+    let (kv, mut house) = planned(40).await;
+    kv.most_ended.store(3, Ordering::SeqCst);
+    house.fake.gate.send_replace(true);
     house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 80).await;
     house.pass(60).await;
     assert_eq!(house.rows(b'd').await, 0, "deliveries that were made and not noted");
@@ -652,15 +661,10 @@ async fn outcomes_that_cannot_be_noted_together_are_noted_in_smaller_groups() {
 
 #[tokio::test]
 async fn an_outcome_that_cannot_be_noted_holds_up_no_others() {
-    let kv = Troubled::new();
+    let (kv, mut house) = planned(2).await;
     *kv.stuck.lock().unwrap() = Some("juliet");
-    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
-    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet", "romeo"], |_, _, _| DONE));
-    house.publish("first", "text").await;
-    house.start();
-    house.until("both", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 2).await;
-    house.pass(10).await;
-    house.publish("second", "text").await;
+    house.fake.gate.send_replace(true);
+    house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 4).await;
     house.pass(30).await;
     assert_eq!(house.rows(b'd').await, 2, "those to Juliet, and none to Romeo");
     *kv.stuck.lock().unwrap() = None;
