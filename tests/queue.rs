@@ -633,10 +633,18 @@ fn mark_last(tx: &mut Tx<'_>) -> kv::Result<Result<(), ()>> {
     Ok(Ok(()))
 }
 
-/// A house on a troubled database in which `n` items are planned for Juliet and Romeo, and wait for the gate.
+/// A house on a troubled database in which `n` items are planned for Juliet and Romeo, and wait for the gate. The first
+/// attempt at Romeo fails: what comes of his comes behind what comes of hers.
 async fn planned(n: usize) -> (Arc<Troubled>, House) {
     let (kv, clock) = (Troubled::new(), Clock::manual(Timestamp::from_secs(1_000_000)));
-    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet", "romeo"], |_, _, _| Do::Wait));
+    let mut house = House::on(
+        kv.clone(),
+        clock,
+        Fake::to(&["juliet", "romeo"], |name, item, attempt| match (name, item, attempt) {
+            ("romeo", "i0", 0) => retry(Scope::Destination),
+            _ => Do::Wait,
+        }),
+    );
     for i in 0..n {
         house.publish(&format!("i{i}"), "text").await;
     }
