@@ -36,6 +36,8 @@ enum Do {
     Nothing,
     /// Does not come to an end until the test opens the gate.
     Wait,
+    /// Lets the next one follow, and has its outcome when the test opens the gate.
+    Later,
 }
 
 const DONE: Do = Do::Say(Outcome::Done);
@@ -185,6 +187,14 @@ impl Network for Handle {
                         }
                     }
                     Do::Panic => panic!("on purpose: a driver's mistake"),
+                    Do::Later => {
+                        let (fake, name, report) = (fake.clone(), name.clone(), report.clone());
+                        tokio::spawn(async move {
+                            let _ = fake.gate.subscribe().wait_for(|open| *open).await;
+                            fake.seen.lock().unwrap().done.push((name, item, String::new()));
+                            report.ended(task.seq, Outcome::Done);
+                        });
+                    }
                     Do::Nothing | Do::Wait => return,
                 }
             }
@@ -758,6 +768,23 @@ async fn a_lane_holds_a_bounded_number_of_bytes() {
     assert_eq!(house.fake.items_at("juliet"), expected);
     let most = house.fake.seen.lock().unwrap().batches.iter().max().copied().unwrap();
     assert!((1 << 20..=4 << 20).contains(&most), "a batch of {most} bytes");
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_lane_hands_over_no_more_than_so_many_without_an_outcome() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, _, _| Do::Later));
+    house.start();
+    for i in 0..1500 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    let handed = |fake: &Fake| fake.seen.lock().unwrap().attempts.len();
+    house.until("many attempts", SECOND, move |fake| handed(fake) >= 1024).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(handed(&house.fake) < 1024 + 64, "{} were handed over", handed(&house.fake));
+    house.fake.gate.send_replace(true);
+    house.until("all of them", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 1500).await;
     house.until_nothing_is_owed().await;
     house.stop().await;
 }

@@ -13,6 +13,8 @@ use crate::store::{Read, kv};
 pub(super) const BATCH: usize = 64;
 /// Tasks that wait in memory for one destination; more stay in the store.
 const QUEUED: usize = 256;
+/// Tasks handed over whose outcome has not come; before more, there must be fewer.
+const OPEN: usize = 1024;
 /// Bytes of tasks that one lane holds, waiting or handed over. A single task is always taken.
 pub(super) const LANE_BYTES: usize = 4 << 20;
 /// About what a task takes beside its payload.
@@ -107,6 +109,12 @@ impl Lane {
     /// Nothing is under way, and every outcome is durable: the store shows exactly what is left.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.open.is_empty() && self.unsettled == 0 && !self.blocked && self.work == Work::Rest
+    }
+
+    /// Whether something is handed over or read for it only later: when it has its place back, when a failure is noted,
+    /// when outcomes have come, or when a person says so. Each of these has it looked at again.
+    pub fn waits(&self) -> bool {
+        self.work != Work::Rest || self.blocked || self.held || self.open.len() >= OPEN
     }
 
     /// Whether `task` may be taken from memory. If not, it comes by the store, in its place.

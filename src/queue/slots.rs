@@ -148,12 +148,20 @@ impl Slots {
         None
     }
 
-    /// The host failed; how long it rests. `after`: what it asked for.
+    /// The host failed; how long it rests. `after`: what it asked for. Those that fail while it rests were begun before,
+    /// and are no further failure.
     pub fn failed(&mut self, host: &str, after: Option<Duration>, jitter: f64, now: Timestamp) -> Duration {
         let host = self.hosts.entry(host.to_owned()).or_default();
-        host.failures = host.failures.saturating_add(1);
-        let wait = after.unwrap_or_else(|| back_off(host.failures, jitter));
-        host.not_before = host.not_before.max(now.plus(wait));
+        let rest = host.not_before.since(now);
+        if rest.is_zero() {
+            host.failures = host.failures.saturating_add(1);
+        }
+        let wait = match after {
+            Some(after) => after.max(rest),
+            None if rest.is_zero() => back_off(host.failures, jitter),
+            None => rest,
+        };
+        host.not_before = now.plus(wait);
         wait
     }
 
@@ -277,8 +285,10 @@ mod tests {
     fn a_host_in_trouble_rests_and_is_then_asked_by_one_until_it_answers() {
         let mut slots = Slots::default();
         take(&mut slots, Class::Push, "a", 0..20);
-        assert_eq!(slots.failed("a", None, 0.0, NOW), Duration::from_secs(5));
-        // What was begun before the trouble says nothing against it.
+        // What was begun before the trouble says nothing more of it, and nothing against it.
+        for _ in 0..3 {
+            assert_eq!(slots.failed("a", None, 0.0, NOW), Duration::from_secs(5));
+        }
         slots.answered("a", NOW);
         (0..4).for_each(|_| slots.give_back(Class::Push, Some("a"), NOW));
         assert_eq!((slots.next(NOW), slots.next_at()), (None, Some(NOW.plus(Duration::from_secs(5)))));
@@ -287,6 +297,7 @@ mod tests {
         assert_eq!(slots.next(later), Some(hub(4)));
         assert!(slots.take(Class::Push, Some("a"), &hub(4), later));
         assert!(!slots.take(Class::Verify, Some("a"), &hub(100), later));
+        assert_eq!(slots.hosts["a"].failures, 1);
         assert_eq!(slots.next(later), None);
         slots.answered("a", later);
         for n in 5..8 {

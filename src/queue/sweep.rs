@@ -68,7 +68,7 @@ async fn end_leases(parts: &Parts) -> Result<(), StoreError> {
     loop {
         let (from, now) = (cursor.clone(), parts.clock.now());
         let page = parts.store.read(move |r| r.all_hub_subscriptions(&from, PIECE)).await?;
-        let Some((last, ..)) = page.last() else { return Ok(()) };
+        let Some((last, ..)) = page.last().filter(|_| parts.shutdown.phase() < Phase::Stopped) else { return Ok(()) };
         cursor = last.clone();
         let over: Vec<(NodeId, HubSubscription)> =
             page.into_iter().filter(|(_, _, s)| s.until <= now).map(|(_, nid, s)| (nid, s)).collect();

@@ -353,7 +353,7 @@ impl Worker {
         let draining = self.parts.shutdown.phase() >= Phase::Draining;
         let Some(lane) = self.lanes.get_mut(&destination) else { return };
         lane.queued = false;
-        if lane.work != Work::Rest || lane.blocked || lane.held || (draining && lane.class != Class::Own) {
+        if lane.waits() || (draining && lane.class != Class::Own) {
             return;
         }
         if lane.queue.is_empty() && !lane.more {
