@@ -24,7 +24,7 @@ use rookery::domain::item::ItemId;
 use rookery::domain::node::{NodeAddress, NodeName};
 use rookery::network::{Network, Report, Said, Task};
 use rookery::service::publish::{Payload, Publish};
-use rookery::service::{Registration, Rules, Service};
+use rookery::service::{Quota, Registration, Rules, Service};
 use rookery::store::{Kv, MemoryKv, Store, kv};
 use rookery::xmpp::envelope::{Envelope, Kind, Stanza, StanzaType, Xml};
 use rookery::xmpp::link::{self, LinkConfig, LinkHandle, LinkState};
@@ -111,6 +111,7 @@ impl Rig {
             admins: Vec::new(),
             create_nodes_hosts: hosts,
             max_payload: 200_000,
+            quota: Quota::default(),
         };
         let addresses =
             Addresses::new(jid.clone(), &url::Url::parse("https://c.example.org").unwrap(), "c.example.org");
