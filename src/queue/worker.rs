@@ -1,5 +1,5 @@
 //! The worker: one lane per destination that has something to do. Lanes keep their order; a failing one waits by
-//! itself, a failing host holds back all of its lanes but one probe; outcomes become durable in groups.
+//! itself, a failing host holds back all of its lanes but one probe ([`Slots`]); outcomes become durable in groups.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -127,7 +127,11 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, mut in
         worker.take(note);
     }
     for batch in worker.pending.chunks(SETTLED) {
-        let _ = outcomes::settle(&worker.parts, batch).await;
+        if outcomes::settle(&worker.parts, batch).await.is_err() {
+            for ended in batch {
+                let _ = outcomes::settle(&worker.parts, std::slice::from_ref(ended)).await;
+            }
+        }
     }
 }
 
@@ -208,14 +212,14 @@ impl Worker {
                 for (destination, task) in tasks {
                     let room = self.memory < MEMORY;
                     let Some(lane) = self.lane(&destination, None) else { continue };
-                    if !room || !lane.takes_express(&task) {
+                    let bytes = cost(&task);
+                    if room && lane.takes_express(&task) {
+                        lane.push(task);
+                        self.memory += bytes;
+                    } else {
                         // It comes by the store, in its place.
                         lane.more |= task.seq > lane.known;
-                        continue;
                     }
-                    let bytes = cost(&task);
-                    lane.push(task);
-                    self.memory += bytes;
                     self.call(&destination);
                 }
             }
