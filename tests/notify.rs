@@ -160,7 +160,7 @@ impl Rig {
         let read = self.store.read(|r| {
             let tasks = r.events(0, 1000)?.into_iter().map(|(seq, event)| {
                 let payload = event.what.version().map(|version| r.payload(version)).transpose()?.flatten();
-                Ok(Task { seq, at: event.at, event, payload, cursor: Vec::new() })
+                Ok(Task { seq, at: event.at, event, payload, cursor: Vec::new(), alone: false })
             });
             tasks.collect::<kv::Result<Vec<_>>>()
         });

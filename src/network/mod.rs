@@ -40,6 +40,8 @@ pub struct Task {
     pub at: Timestamp,
     /// How far an earlier attempt is proved to have come; empty at the beginning.
     pub cursor: Vec<u8>,
+    /// Whether this delivery is all that its Event comes to, and has no plan yet.
+    pub alone: bool,
 }
 
 /// What a network says of its deliveries, to the queue.

@@ -41,6 +41,15 @@ pub(super) enum Work {
     Hands(usize),
 }
 
+/// A task that was handed over.
+#[derive(Clone, Copy)]
+pub(super) struct Open {
+    /// The lane's, when it was.
+    pub generation: u64,
+    /// [`Task::alone`].
+    pub alone: bool,
+}
+
 pub(super) struct Lane {
     pub network: Arc<dyn Network>,
     pub class: Class,
@@ -52,8 +61,11 @@ pub(super) struct Lane {
     pub bytes: usize,
     /// The newest Event queued or handed over.
     pub known: u64,
-    /// Handed over, no outcome yet: each with the generation in which it was.
-    pub open: BTreeMap<u64, u64>,
+    /// The newest Event that was not taken from memory and is not known to be in the store yet. Until it is, no later one
+    /// is taken: it would overtake it.
+    pub awaited: Option<u64>,
+    /// Handed over, no outcome yet.
+    pub open: BTreeMap<u64, Open>,
     /// Outcomes that are not durable yet. Until they are, the lane stays and knows what it has handed over: the store
     /// would show it as still to be delivered.
     pub unsettled: usize,
@@ -88,6 +100,7 @@ impl Lane {
             queue: VecDeque::new(),
             bytes: 0,
             known: 0,
+            awaited: None,
             open: BTreeMap::new(),
             unsettled: 0,
             more: false,
@@ -103,7 +116,7 @@ impl Lane {
 
     /// Nothing queued, handed over or known to be in the store: what is not noted here is told anew.
     pub fn is_empty(&self) -> bool {
-        self.is_idle() && !self.more && !self.held
+        self.is_idle() && !self.more && !self.held && self.awaited.is_none()
     }
 
     /// Nothing is under way, and every outcome is durable: the store shows exactly what is left.
@@ -124,6 +137,7 @@ impl Lane {
             Work::Rest | Work::Reads => self.bytes,
         };
         !self.more
+            && self.awaited.is_none()
             && !self.held
             && !self.blocked
             && self.work != Work::Reads
@@ -166,7 +180,8 @@ pub(super) fn load(
         if let Some(event) = r.event(delivery.event)? {
             let version = event.what.version().filter(|_| payloads);
             let payload = version.map(|version| r.payload(version)).transpose()?.flatten();
-            let task = Task { seq: delivery.event, event, payload, at: delivery.at, cursor: delivery.cursor };
+            let task =
+                Task { seq: delivery.event, event, payload, at: delivery.at, cursor: delivery.cursor, alone: false };
             bytes += cost(&task);
             if bytes > most && !loaded.tasks.is_empty() {
                 loaded.more = true;

@@ -1,8 +1,10 @@
 //! What was promised gets done: the relay turns Events into deliveries, the worker hands them over and keeps what
 //! came of it, the sweep removes what nobody needs. The queue knows networks only through their trait.
 
+mod express;
 mod lane;
 mod outcomes;
+mod plan;
 mod relay;
 mod slots;
 mod sweep;
@@ -85,9 +87,10 @@ impl Queue {
         let stats = Arc::new(QueueStats::default());
         let parts = Parts { store, networks: networks.into(), clock, ids, shutdown, stats: stats.clone() };
         let (notes, inbox) = mpsc::unbounded_channel();
+        let (ask, asked) = mpsc::unbounded_channel();
         let tasks = vec![
-            tokio::spawn(relay::run(parts.clone(), notes.clone())),
-            tokio::spawn(worker::run(parts.clone(), notes, inbox)),
+            tokio::spawn(relay::run(parts.clone(), notes.clone(), asked)),
+            tokio::spawn(worker::run(parts.clone(), notes, inbox, ask)),
             tokio::spawn(sweep::run(parts)),
         ];
         Queue { tasks, stats }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Parts;
+use super::{Parts, count};
 use crate::base::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Destination, Outcome};
 use crate::domain::event::What;
@@ -22,6 +22,8 @@ pub(super) struct Ended {
     pub took: Duration,
     /// After a failure: when to try again.
     pub not_before: Option<Timestamp>,
+    /// [`Task::alone`](crate::network::Task::alone): if it has no plan, its end is the Event's.
+    pub alone: bool,
 }
 
 /// What a destination has left.
@@ -37,6 +39,8 @@ pub(super) struct Settled {
     pub lanes: BTreeMap<Destination, Left>,
     /// Outcomes of deliveries that are not written yet: to be settled again.
     pub early: BTreeSet<(Destination, u64)>,
+    /// Events that ended without a plan.
+    pub alone: u64,
 }
 
 /// Writes a group of outcomes as one Change.
@@ -52,17 +56,26 @@ pub(super) async fn settle(parts: &Parts, batch: &[Ended]) -> Result<Settled, St
         }
         Ok(Ok::<_, ()>(settled))
     });
-    Ok(answer.await?.unwrap_or_default())
+    let settled = answer.await?.unwrap_or_default();
+    count(&parts.stats.events, settled.alone);
+    count(&parts.stats.planned, settled.alone);
+    Ok(settled)
 }
 
 fn settle_one(tx: &mut Tx<'_>, ended: &Ended, settled: &mut Settled) -> Result<(), KvError> {
     let Ended { destination, seq, said, .. } = ended;
     let Some(mut delivery) = tx.read().delivery(destination, *seq)? else {
-        if tx.read().unplanned(*seq)?.is_some() {
-            settled.early.insert((destination.clone(), *seq));
-        } else {
-            let left = settled.lanes.entry(destination.clone()).or_default();
-            left.not_before = left.not_before.max(ended.not_before);
+        match (tx.read().unplanned(*seq)?, said) {
+            (Some(event), Said::Ended(Outcome::Done | Outcome::Gone(_) | Outcome::Refused(_))) if ended.alone => {
+                settled.alone += 1;
+                settled.lanes.entry(destination.clone()).or_default();
+                return tx.plan_event(*seq, &event, 0, None);
+            }
+            (Some(_), _) => drop(settled.early.insert((destination.clone(), *seq))),
+            (None, _) => {
+                let left = settled.lanes.entry(destination.clone()).or_default();
+                left.not_before = left.not_before.max(ended.not_before);
+            }
         }
         return Ok(());
     };

@@ -1,255 +1,216 @@
-//! The relay: asks every network whom an Event concerns, and writes the deliveries; one Change for many Events.
+//! The relay: sees every Event and has it told. The component's own subscribers are told at once, from memory; the plan,
+//! which asks every network whom the Event concerns, is made durable besides.
 //!
-//! The component's own subscribers are told at once, from memory, while the plan becomes durable: until then the Event
-//! itself is the promise, so an end in between repeats the notification and loses none.
+//! The Event itself is the promise until then, so an end in between repeats a notification and loses none. Where one
+//! delivery over the component's own link is all that an Event comes to, the plan waits a moment: most often that
+//! delivery has ended by then, and nothing but the Event is left to remove.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::express::{Told, express};
+use super::plan::{Plans, plan};
 use super::worker::{Note, Woken};
-use super::{Networks, Parts, count};
+use super::{Parts, count};
 use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
-use crate::domain::delivery::{Delivery, Destination};
-use crate::domain::event::Event;
-use crate::network::{Plan, Task};
-use crate::store::tables::State;
-use crate::store::{KvError, Lane, Read, StoreError, Tx};
+use crate::domain::delivery::Destination;
+use crate::store::{KvError, Lane, StoreError};
 
-/// What a plan gave destinations to do.
-type Planned = BTreeMap<Destination, Woken>;
-
-/// Events read at a time.
+/// Events read, and planned, at a time.
 const EVENTS: usize = 64;
-/// Destinations asked of a network at a time.
-const PAGE: usize = 150;
-/// Bytes of payloads told from memory with one batch of Events.
-const EXPRESS_BYTES: usize = 4 << 20;
-/// Rows that planning one destination may take, with some to spare for the Event itself.
-const ROWS_EACH: usize = 4;
-/// A destination with this many deliveries waiting gets no more: what it misses is counted and logged.
-const WAITING_MOST: u64 = 10_000;
+/// So long an Event may end without a plan.
+const HOLD: Duration = Duration::from_millis(250);
+/// More Events than this do not wait for their end.
+const HELD: usize = 4096;
 /// An Event is put aside after this many failures.
 const TRIES: u32 = 3;
 
-pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>) {
+pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked: mpsc::UnboundedReceiver<Asked>) {
     let mut events = parts.store.events();
-    let mut failures: HashMap<u64, u32> = HashMap::new();
-    let mut at = At::default();
+    let mut relay =
+        Relay { parts, notes, asked, next: 0, owed: BTreeMap::new(), first: None, failures: HashMap::new() };
     loop {
         let newest = *events.borrow_and_update();
-        match step(&parts, &notes, &mut at, &mut failures).await {
+        match relay.step().await {
             // An end does not wait until all is planned.
-            Ok(true) if parts.shutdown.phase() >= Phase::Stopped => return,
+            Ok(true) if relay.parts.shutdown.phase() >= Phase::Stopped => return,
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
                 tracing::error!(%error, "the relay could not plan; it tries again in a second");
-                if !parts.pause(Duration::from_secs(1)).await {
+                if !relay.parts.pause(Duration::from_secs(1)).await {
                     return;
                 }
                 continue;
             }
         }
+        let now = relay.parts.clock.now();
+        let wait = relay.first.map_or(Duration::from_secs(3600), |due| due.since(now));
+        let (clock, shutdown) = (relay.parts.clock.clone(), relay.parts.shutdown.clone());
         tokio::select! {
             changed = events.wait_for(|now| *now > newest) => if changed.is_err() { return },
-            () = parts.shutdown.reached(Phase::Stopped) => return,
+            Some(asked) = relay.asked.recv() => relay.hasten(asked),
+            () = clock.sleep(wait) => {}
+            () = shutdown.reached(Phase::Stopped) => return,
         }
     }
 }
 
-/// How far the relay has come in this run; the store says what is left.
-#[derive(Default)]
-struct At {
-    /// The first Event that was not yet told from memory.
-    unseen: u64,
-    /// Where the last batch began: nothing before it is left. Reading from there on spares the way over all rows that
-    /// were planned and removed before.
-    begin: u64,
-    /// Up to here some were not told from memory. Until they are planned none is: it would overtake them.
-    gap: u64,
+/// What the worker asks for: that the store shows this destination its deliveries up to this Event. It is told when that
+/// is so.
+pub(super) type Asked = (Destination, u64);
+
+struct Relay {
+    parts: Parts,
+    notes: mpsc::UnboundedSender<Note>,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    /// The first Event that was not seen yet.
+    next: u64,
+    /// Those that were seen and are not known to be planned or over.
+    owed: BTreeMap<u64, Owed>,
+    /// When the first of them is due.
+    first: Option<Timestamp>,
+    failures: HashMap<u64, u32>,
 }
 
-/// Plans one batch of Events; whether there may be more.
-async fn step(
-    parts: &Parts,
-    notes: &mpsc::UnboundedSender<Note>,
-    at: &mut At,
-    failures: &mut HashMap<u64, u32>,
-) -> Result<bool, StoreError> {
-    let networks = parts.networks.clone();
-    let (begin, unseen, gap) = (at.begin, at.unseen, at.gap);
-    let read = parts.store.read(move |r| {
-        let events = r.events(begin, EVENTS)?;
+struct Owed {
+    /// When it is planned.
+    due: Timestamp,
+    /// Whom it was told, or would have been, from memory; `None`: not known.
+    to: Option<Vec<Destination>>,
+    /// Who waits for its plan.
+    asked: Vec<Destination>,
+}
+
+impl Relay {
+    /// Sees new Events, and plans what is due; whether there may be more.
+    async fn step(&mut self) -> Result<bool, StoreError> {
+        while let Ok(asked) = self.asked.try_recv() {
+            self.hasten(asked);
+        }
+        let (seen, tasks) = self.see().await?;
+        let due = self.due();
+        // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
+        let planned = (!due.is_empty()).then(|| plan(&self.parts, &due));
+        if !tasks.is_empty() {
+            let _ = self.notes.send(Note::Express(tasks));
+        }
+        let Some(planned) = planned else { return Ok(seen == EVENTS) };
+        match planned.await {
+            Ok(plans) => self.take(plans),
+            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            // One of them is the cause: find out which.
+            Err(_) => {
+                for seq in due {
+                    match plan(&self.parts, &[seq]).await {
+                        Ok(plans) => self.take(plans),
+                        Err(error) => self.blame(seq, error).await?,
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads Events that were not seen yet; how many, and what of them is told from memory.
+    async fn see(&mut self) -> Result<(usize, Vec<(Destination, crate::network::Task)>), StoreError> {
+        if self.owed.len() >= HELD {
+            return Ok((0, Vec::new()));
+        }
+        let (next, networks) = (self.next, self.parts.networks.clone());
+        // While some were not told from memory, no later one is: it would overtake them.
+        let blocked = self.owed.values().any(|owed| owed.to.is_none());
+        let read = self.parts.store.glance(move |r| {
+            let events = r.events(next, EVENTS)?;
+            let told = express(r, &networks, &events, blocked);
+            Ok((events, told))
+        });
+        let (events, told) = read.await?;
+        let now = self.parts.clock.now();
         let mut tasks = Vec::new();
-        let all = events.first().is_some_and(|(first, _)| *first > gap)
-            && express(r, &networks, events.iter().filter(|(seq, _)| *seq >= unseen), &mut tasks);
-        Ok((events, tasks, all))
-    });
-    let (events, express, all) = read.await?;
-    let (Some((first, _)), Some((last, _))) = (events.first(), events.last()) else { return Ok(false) };
-    at.begin = *first;
-    at.unseen = at.unseen.max(last + 1);
-    if !all {
-        at.gap = *last;
-    }
-    let seqs: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
-    // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
-    let planned = plan(parts, &seqs);
-    if !express.is_empty() {
-        let _ = notes.send(Note::Express(express));
-    }
-    match planned.await {
-        Ok(woken) => {
-            let _ = notes.send(Note::Woken(woken));
-            Ok(true)
-        }
-        Err(error) if seqs.len() == 1 && !matches!(error, StoreError::Closed) => {
-            blame(parts, seqs[0], failures, error).await?;
-            Ok(true)
-        }
-        Err(StoreError::Closed) => Err(StoreError::Closed),
-        // One of them is the cause: find out which.
-        Err(_) => {
-            for seq in seqs {
-                match plan(parts, &[seq]).await {
-                    Ok(woken) => drop(notes.send(Note::Woken(woken))),
-                    Err(error) => blame(parts, seq, failures, error).await?,
+        let mut told = told.into_iter();
+        for (seq, _) in &events {
+            let (due, to) = match told.next() {
+                Some(Told { to, alone, tasks: of_it }) => {
+                    tasks.extend(of_it);
+                    (if alone { now.plus(HOLD) } else { now }, Some(to))
                 }
-            }
-            Ok(true)
-        }
-    }
-}
-
-/// What can be told from memory before the plan is durable, into `tasks`: deliveries over the component's own link. An
-/// Event that cannot be planned, or too many bytes, end it, so that no later one overtakes an earlier one to the same
-/// destination; whether all are told.
-fn express<'a>(
-    r: &dyn Read,
-    networks: &Networks,
-    events: impl Iterator<Item = &'a (u64, Event)>,
-    tasks: &mut Vec<(Destination, Task)>,
-) -> bool {
-    let mut bytes = 0;
-    for (seq, event) in events {
-        for network in networks.iter().filter(|network| network.is_express()) {
-            let Ok(page) = network.plan(*seq, event, r, &[], PAGE) else { return false };
-            if page.plans.is_empty() {
-                continue;
-            }
-            let version = event.what.version().filter(|_| network.needs_payloads());
-            let Ok(payload) = version.map(|version| r.payload(version)).transpose() else { return false };
-            let payload = payload.flatten();
-            bytes += payload.as_ref().map_or(0, bytes::Bytes::len);
-            if bytes > EXPRESS_BYTES || page.next.is_some() {
-                return false;
-            }
-            for plan in page.plans {
-                let (event, payload) = (event.clone(), payload.clone());
-                tasks.push((plan.destination, Task { seq: *seq, at: event.at, event, payload, cursor: Vec::new() }));
-            }
-        }
-    }
-    true
-}
-
-/// Counts a failure of planning; the third puts the Event aside.
-async fn blame(parts: &Parts, seq: u64, failures: &mut HashMap<u64, u32>, error: StoreError) -> Result<(), StoreError> {
-    let tries = failures.entry(seq).or_default();
-    *tries += 1;
-    if *tries < TRIES || matches!(error, StoreError::Kv(KvError::Full(_))) {
-        return Err(error);
-    }
-    failures.remove(&seq);
-    tracing::error!(event = seq, %error, "an event could not be planned and was put aside; nobody was told of it");
-    count(&parts.stats.parked, 1);
-    let park = parts.store.commit(Lane::Background, move |tx| {
-        if let Some(event) = tx.read().event(seq)? {
-            tx.park_event(seq, &event)?;
-        }
-        Ok(Ok::<(), ()>(()))
-    });
-    park.await.map(|_| ())
-}
-
-/// Asks for the plan of `seqs` to be made durable; gives the destinations that have something to do now.
-fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<Vec<Woken>, StoreError>> + use<> {
-    let (networks, stats, now) = (parts.networks.clone(), parts.stats.clone(), parts.clock.now());
-    let seqs = seqs.to_vec();
-    let answer = parts.store.commit(Lane::Background, move |tx| {
-        let mut woken = Planned::new();
-        let (mut events, mut deliveries, mut dropped) = (0, 0, 0);
-        for seq in &seqs {
-            if tx.room() < PAGE * ROWS_EACH + 8 {
-                break;
-            }
-            let Some(event) = tx.read().unplanned(*seq)? else { continue };
-            let begun = tx.read().planned(*seq)?.and_then(|p| p.planning);
-            let (mut at, mut cursor) = match begun {
-                Some((name, cursor)) => {
-                    (networks.iter().position(|n| n.name() == name).unwrap_or(networks.len()), cursor.into_vec())
-                }
-                None => (0, Vec::new()),
+                None => (now, None),
             };
-            let mut more = 0;
-            let next = loop {
-                let Some(network) = networks.get(at) else { break None };
-                let room = tx.room().saturating_sub(8) / ROWS_EACH;
-                if room < 8 {
-                    break Some((network.name().to_owned(), cursor));
-                }
-                let page = network.plan(*seq, &event, tx.read(), &cursor, room.min(PAGE))?;
-                for plan in &page.plans {
-                    match write(tx, *seq, &event, plan, now)? {
-                        true => more += 1,
-                        false => dropped += 1,
-                    }
-                    let Plan { destination, host } = plan.clone();
-                    woken.insert(destination.clone(), Woken { destination, host, newest: *seq });
-                }
-                match page.next {
-                    Some(next) => cursor = next,
-                    None => {
-                        at += 1;
-                        cursor = Vec::new();
-                    }
-                }
-            };
-            events += u64::from(next.is_none());
-            deliveries += more;
-            tx.plan_event(*seq, &event, more, next)?;
+            self.owed.insert(*seq, Owed { due, to, asked: Vec::new() });
+            self.first = Some(self.first.map_or(due, |first| first.min(due)));
+            self.next = seq + 1;
         }
-        Ok(Ok::<_, ()>((woken, events, deliveries, dropped)))
-    });
-    async move {
-        let Ok((woken, events, deliveries, dropped)) = answer.await? else { return Ok(Vec::new()) };
-        count(&stats.events, events);
-        count(&stats.planned, deliveries);
-        count(&stats.overflowed, dropped);
-        if dropped > 0 {
-            tracing::warn!(dropped, "destinations with {WAITING_MOST} deliveries waiting were given no more");
-        }
-        Ok(woken.into_values().collect())
+        Ok((events.len(), tasks))
     }
-}
 
-/// Writes one delivery; whether the destination took it.
-fn write(tx: &mut Tx<'_>, seq: u64, event: &Event, plan: &Plan, now: Timestamp) -> Result<bool, KvError> {
-    let before = tx.read().destination(&plan.destination)?;
-    let mut state = before.clone().unwrap_or_else(|| State::new(plan.destination.clone(), plan.host.clone()));
-    if state.waiting >= WAITING_MOST && plan.host.is_some() {
-        return Ok(false);
+    /// Plans at the next occasion what the worker asks for.
+    fn hasten(&mut self, (destination, seq): Asked) {
+        match self.owed.get_mut(&seq) {
+            Some(owed) => {
+                owed.due = Timestamp::default();
+                owed.asked.push(destination);
+                self.first = Some(owed.due);
+            }
+            None => drop(self.notes.send(Note::Woken(vec![Woken { destination, host: None, newest: seq }]))),
+        }
     }
-    tx.put_delivery(&plan.destination, &Delivery { event: seq, at: event.at, cursor: Vec::new() })?;
-    state.last_planned = seq;
-    state.waiting += 1;
-    state.host = plan.host.clone();
-    if state.due.is_none() && !state.held {
-        state.due = Some(now.max(state.health.not_before));
+
+    /// Events to be planned now, in order: those that are due, those that are so soon, and before each of them all that
+    /// concern one of the same destinations: there the store must show them in order, whenever this process ends.
+    fn due(&self) -> Vec<u64> {
+        let now = self.parts.clock.now();
+        if self.owed.len() < HELD && self.first.is_none_or(|first| first > now) {
+            return Vec::new();
+        }
+        let soon = now.plus(HOLD / 2);
+        let (mut all, mut destinations) = (self.owed.len() >= HELD, HashSet::new());
+        let mut due = Vec::new();
+        for (seq, owed) in self.owed.iter().rev() {
+            let to = owed.to.as_deref();
+            if all || owed.due <= soon || to.is_some_and(|to| to.iter().any(|d| destinations.contains(d))) {
+                all |= to.is_none();
+                destinations.extend(to.into_iter().flatten());
+                due.push(*seq);
+            }
+        }
+        due.reverse();
+        due.truncate(EVENTS);
+        due
     }
-    tx.put_destination(before.as_ref(), &state)?;
-    Ok(true)
+
+    /// Takes over what was planned: the worker is told of it.
+    fn take(&mut self, mut plans: Plans) {
+        for seq in plans.over {
+            self.failures.remove(&seq);
+            let asked = self.owed.remove(&seq).map(|owed| owed.asked).unwrap_or_default();
+            // Also whom the plan has nothing for.
+            plans.woken.extend(asked.into_iter().map(|destination| Woken { destination, host: None, newest: seq }));
+        }
+        self.first = self.owed.values().map(|owed| owed.due).min();
+        let _ = self.notes.send(Note::Woken(plans.woken));
+    }
+
+    /// Counts a failure of planning; the third puts the Event aside.
+    async fn blame(&mut self, seq: u64, error: StoreError) -> Result<(), StoreError> {
+        let tries = self.failures.entry(seq).or_default();
+        *tries += 1;
+        if *tries < TRIES || matches!(error, StoreError::Closed | StoreError::Kv(KvError::Full(_))) {
+            return Err(error);
+        }
+        tracing::error!(event = seq, %error, "an event could not be planned and was put aside; nobody was told of it");
+        count(&self.parts.stats.parked, 1);
+        let park = self.parts.store.commit(Lane::Background, move |tx| {
+            if let Some(event) = tx.read().event(seq)? {
+                tx.park_event(seq, &event)?;
+            }
+            Ok(Ok::<(), ()>(()))
+        });
+        let _ = park.await?;
+        self.take(Plans { woken: Vec::new(), over: vec![seq] });
+        Ok(())
+    }
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::lane::{self, BATCH, LANE_BYTES, Lane, Loaded, Work, cost};
+use super::lane::{self, BATCH, LANE_BYTES, Lane, Loaded, Open, Work, cost};
 use super::outcomes::{self, Ended, Settled};
+use super::relay::Asked;
 use super::slots::{Class, Slots};
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
@@ -70,6 +71,7 @@ pub(super) enum Note {
 struct Worker {
     parts: Parts,
     notes: mpsc::UnboundedSender<Note>,
+    relay: mpsc::UnboundedSender<Asked>,
     lanes: HashMap<Destination, Lane>,
     slots: Slots,
     /// Lanes that may be able to go on, each once.
@@ -85,10 +87,16 @@ struct Worker {
     most: usize,
 }
 
-pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, mut inbox: mpsc::UnboundedReceiver<Note>) {
+pub(super) async fn run(
+    parts: Parts,
+    notes: mpsc::UnboundedSender<Note>,
+    mut inbox: mpsc::UnboundedReceiver<Note>,
+    relay: mpsc::UnboundedSender<Asked>,
+) {
     let mut worker = Worker {
         parts,
         notes,
+        relay,
         lanes: HashMap::new(),
         slots: Slots::default(),
         ready: VecDeque::new(),
@@ -202,6 +210,10 @@ impl Worker {
     fn wake(&mut self, woken: Woken) -> Option<&mut Lane> {
         let lane = self.lane(&woken.destination, woken.host.as_deref())?;
         lane.more |= woken.newest > lane.known;
+        if lane.awaited.is_some_and(|awaited| awaited <= woken.newest) {
+            lane.awaited = None;
+            lane.more = true;
+        }
         self.call(&woken.destination);
         self.lanes.get_mut(&woken.destination)
     }
@@ -216,11 +228,12 @@ impl Worker {
                     if room && lane.takes_express(&task) {
                         lane.push(task);
                         self.memory += bytes;
-                    } else {
+                        self.call(&destination);
+                    } else if task.seq > lane.known {
                         // It comes by the store, in its place.
-                        lane.more |= task.seq > lane.known;
+                        lane.awaited = Some(task.seq);
+                        let _ = self.relay.send((destination, task.seq));
                     }
-                    self.call(&destination);
                 }
             }
             Note::Woken(woken) => {
@@ -238,7 +251,9 @@ impl Worker {
             Note::Handed { destination } => self.rest(&destination),
             Note::Over { destination, generation, seqs } => {
                 let open = self.lanes.get(&destination).map(|lane| &lane.open);
-                let lost = open.and_then(|open| seqs.into_iter().find(|seq| open.get(seq) == Some(&generation)));
+                let lost = open.and_then(|open| {
+                    seqs.into_iter().find(|seq| open.get(seq).is_some_and(|open| open.generation == generation))
+                });
                 if let Some(seq) = lost {
                     let why = "the delivery ended without an outcome".to_owned();
                     let said = Said::Ended(Outcome::Retry { why, after: None, scope: Scope::Destination });
@@ -298,10 +313,12 @@ impl Worker {
         let now = self.parts.clock.now();
         let jitter = self.parts.ids.fraction();
         let Some(lane) = self.lanes.get_mut(&destination) else { return };
-        let mut not_before = None;
+        let (mut not_before, mut alone) = (None, false);
         if let Said::Ended(outcome) = &said {
             // An outcome of an earlier hand-over ends its task; only a failure of the newest one counts.
-            let newest = lane.open.get(&seq) == Some(&generation);
+            let open = lane.open.get(&seq).copied();
+            let newest = open.is_some_and(|open| open.generation == generation);
+            alone = open.is_some_and(|open| open.alone);
             if newest || !matches!(outcome, Outcome::Retry { .. }) {
                 lane.open.remove(&seq);
             }
@@ -325,6 +342,11 @@ impl Worker {
                     lane.queue.clear();
                     self.memory -= std::mem::take(&mut lane.bytes);
                     lane.open.split_off(&seq);
+                    if lane.class == Class::Own {
+                        // Of what was handed over from memory the store may know nothing yet.
+                        lane.awaited = lane.awaited.max(Some(lane.known));
+                        let _ = self.relay.send((destination.clone(), lane.known));
+                    }
                     lane.known = seq.saturating_sub(1);
                     lane.more = true;
                     lane.blocked = true;
@@ -340,7 +362,7 @@ impl Worker {
             }
             lane.unsettled += 1;
         }
-        self.pending.push(Ended { destination, seq, said, at: now, took, not_before });
+        self.pending.push(Ended { destination, seq, said, at: now, took, not_before, alone });
     }
 
     /// Sets to work those who can go on, and those in line for whom a place became free.
@@ -408,7 +430,8 @@ impl Worker {
         lane.work = Work::Hands(bytes);
         let (tasks, old): (Vec<Task>, Vec<Task>) =
             batch.into_iter().partition(|task| now.since(task.at) <= destination.max_age());
-        lane.open.extend(tasks.iter().map(|task| (task.seq, lane.generation)));
+        let generation = lane.generation;
+        lane.open.extend(tasks.iter().map(|task| (task.seq, Open { generation, alone: task.alone })));
         lane.unsettled += old.len();
         let (network, generation, notes) = (lane.network.clone(), lane.generation, self.notes.clone());
         for task in old {
@@ -421,6 +444,7 @@ impl Worker {
                 at: now,
                 took: Duration::ZERO,
                 not_before: None,
+                alone: task.alone,
             });
         }
         match tasks.is_empty() {
@@ -469,6 +493,7 @@ impl Worker {
         let early = !settled.early.is_empty();
         let again = batch.into_iter().filter(|ended| settled.early.contains(&(ended.destination.clone(), ended.seq)));
         self.pending.extend(again);
+        settled.early.iter().for_each(|early| drop(self.relay.send(early.clone())));
         for (destination, left) in settled.lanes {
             let Some(lane) = self.lanes.get_mut(&destination) else { continue };
             if let Some(not_before) = left.not_before {
