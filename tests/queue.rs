@@ -215,6 +215,8 @@ struct Troubled {
     most_ended: AtomicUsize,
     /// A batch that ends a delivery with this in its key is refused.
     stuck: Mutex<Option<&'static str>>,
+    /// Deliveries that were planned.
+    planned: AtomicUsize,
 }
 
 impl Troubled {
@@ -247,6 +249,8 @@ impl Kv for Troubled {
         if self.slow_writes.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(10));
         }
+        let planned = batch.iter().filter(|(key, value)| key.first() == Some(&b'd') && value.is_some());
+        self.planned.fetch_add(planned.count(), Ordering::SeqCst);
         let ended = || batch.iter().filter(|(key, value)| key.first() == Some(&b'd') && value.is_none());
         let stuck =
             self.stuck.lock().unwrap().is_some_and(|name| {
@@ -453,6 +457,95 @@ async fn what_was_owed_at_the_end_is_delivered_after_the_next_start() {
     assert_eq!(again.fake.items_at("juliet"), ["a", "b", "c", "d"]);
     again.until_nothing_is_owed().await;
     again.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_one_delivery_ends_is_never_planned() {
+    let kv = Troubled::new();
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet"], |_, _, _| DONE));
+    house.start();
+    for i in 0..100 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    house.until("all delivered", Duration::ZERO, |fake| fake.items_at("juliet").len() == 100).await;
+    house.until_nothing_is_owed().await;
+    assert_eq!(kv.planned.load(Ordering::SeqCst), 0);
+    assert_eq!(house.payloads().await, 100, "the items' own");
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_whose_end_does_not_come_soon_is_planned_and_told_once() {
+    let kv = Troubled::new();
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::to(&["juliet"], |_, _, _| Do::Later));
+    house.start();
+    house.publish("a", "text").await;
+    house.until("handed over", Duration::ZERO, |fake| fake.attempts("juliet", "a") == 1).await;
+    house.pass(2).await;
+    assert_eq!(kv.planned.load(Ordering::SeqCst), 1);
+    house.fake.gate.send_replace(true);
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.fake.items_at("juliet"), ["a"]);
+    house.stop().await;
+}
+
+/// Some of it comes from memory, some by the store, some twice from either: nothing overtakes anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_destination_keeps_its_order_however_often_it_fails_and_whenever_the_process_ends() {
+    const ALL: usize = 1500;
+    for seed in 0..4u64 {
+        let fails = move |_: &str, item: &str, attempt: usize| {
+            let hash =
+                item.bytes().fold(seed + 7 * attempt as u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+            match (hash >> 3) % 53 {
+                0 if attempt < 3 => {
+                    let after = (hash % 2 == 0).then_some(Duration::ZERO);
+                    Do::Say(Outcome::Retry { why: "not now".into(), after, scope: Scope::Destination })
+                }
+                _ => DONE,
+            }
+        };
+        let kv = Troubled::new();
+        kv.slow_reads.store(seed == 1, Ordering::SeqCst);
+        let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+        let mut told: Vec<usize> = Vec::new();
+        let mut published = 0;
+        for life in 1..=3 {
+            let mut house = House::on(kv.clone(), clock.clone(), Fake::to(&["juliet"], fails));
+            house.start();
+            while published < ALL * life / 3 {
+                let some: Vec<_> = (published..published + 50)
+                    .map(|n| {
+                        let house = &house;
+                        async move { house.publish(&n.to_string(), "text").await }
+                    })
+                    .collect();
+                futures::future::join_all(some).await;
+                published += 50;
+                house.clock.advance(Duration::from_millis(100));
+            }
+            if life == 3 {
+                house
+                    .until("all told", 10 * SECOND, |fake| {
+                        fake.items_at("juliet").last().is_some_and(|i| *i == (ALL - 1).to_string())
+                    })
+                    .await;
+                house.until_nothing_is_owed().await;
+            }
+            house.stop().await;
+            house.store.close();
+            told.extend(house.fake.items_at("juliet").iter().map(|item| item.parse::<usize>().unwrap()));
+        }
+        // An end may repeat the last ones; what is new comes in order, and nothing is missing.
+        let mut next = 0;
+        for item in told {
+            assert!(item <= next, "{item} came before {next}, seed {seed}");
+            next = next.max(item + 1);
+        }
+        assert_eq!(next, ALL, "seed {seed}");
+    }
 }
 
 /// Found by killing the process behind ejabberd: what came while the left-over was being read pushed it aside.
