@@ -496,12 +496,15 @@ async fn an_event_whose_end_does_not_come_soon_is_planned_and_told_once() {
 async fn one_destination_keeps_its_order_however_often_it_fails_and_whenever_the_process_ends() {
     const ALL: usize = 1500;
     for seed in 0..4u64 {
+        // By turns: much at once, and a little all the time beside failures that are tried again at once.
+        let rushed = seed % 2 == 0;
+        let (burst, step) = if rushed { (5, Duration::from_millis(2)) } else { (50, Duration::from_millis(100)) };
         let fails = move |_: &str, item: &str, attempt: usize| {
             let hash =
                 item.bytes().fold(seed + 7 * attempt as u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
-            match (hash >> 3) % 53 {
+            match (hash >> 3) % if rushed { 11 } else { 53 } {
                 0 if attempt < 3 => {
-                    let after = (hash % 2 == 0).then_some(Duration::ZERO);
+                    let after = (rushed || hash % 2 == 0).then_some(Duration::ZERO);
                     Do::Say(Outcome::Retry { why: "not now".into(), after, scope: Scope::Destination })
                 }
                 _ => DONE,
@@ -516,15 +519,18 @@ async fn one_destination_keeps_its_order_however_often_it_fails_and_whenever_the
             let mut house = House::on(kv.clone(), clock.clone(), Fake::to(&["juliet"], fails));
             house.start();
             while published < ALL * life / 3 {
-                let some: Vec<_> = (published..published + 50)
+                let some: Vec<_> = (published..published + burst)
                     .map(|n| {
                         let house = &house;
                         async move { house.publish(&n.to_string(), "text").await }
                     })
                     .collect();
                 futures::future::join_all(some).await;
-                published += 50;
-                house.clock.advance(Duration::from_millis(100));
+                published += burst;
+                house.clock.advance(step);
+                if rushed {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
             if life == 3 {
                 house
