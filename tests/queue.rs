@@ -716,6 +716,64 @@ async fn what_is_published_anew_after_a_purge_is_not_swept() {
 }
 
 #[tokio::test]
+async fn what_is_over_a_smaller_max_items_goes_by_and_by() {
+    let mut house = House::new(Fake::to(&[], |_, _, _| DONE));
+    for i in 0..200 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    let five = vec![("pubsub#max_items".to_owned(), vec!["5".to_owned()])];
+    house.service.configure(Turn::free(), alice(), address("news"), five).await.unwrap();
+    house.start();
+    house.pass(5).await;
+    assert_eq!(house.items("news").await, ["i195", "i196", "i197", "i198", "i199"]);
+    assert_eq!([house.payloads().await, house.rows(b't').await, house.rows(b'x').await], [5, 5, 0]);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn an_account_that_ends_takes_its_nodes_and_what_was_said_there_along() {
+    let mut house = House::new(Fake::to(&[], |_, _, _| DONE));
+    let service = BareJid::new("alice@social.example.org").unwrap();
+    let comment = |item: &str| format!("urn:xmpp:microblog:0:comments/{item}");
+    let post = |by: &str, node: &str, item: &str| Publish {
+        by: Jid::new(by).unwrap(),
+        at: NodeAddress { service: service.clone(), name: NodeName::parse(node).unwrap() },
+        item: Some(ItemId::parse(item).unwrap()),
+        payload: Some(Payload::Text("text".into())),
+        options: Vec::new(),
+    };
+    for i in 0..100 {
+        let item = format!("i{i}");
+        let publish = post("alice@example.org/orchard", "urn:xmpp:microblog:0", &item);
+        house.service.publish(Turn::free(), publish).await.unwrap();
+        let say = post("bob@elsewhere.example/kitchen", &comment(&item), "c");
+        house.service.publish(Turn::free(), say).await.unwrap();
+    }
+    let nodes = |text: &str| Jid::new(text).unwrap();
+    let at = NodeAddress { service: service.clone(), name: NodeName::microblog() };
+    house
+        .service
+        .subscribe(Turn::free(), nodes("bob@elsewhere.example"), nodes("bob@elsewhere.example"), at)
+        .await
+        .unwrap();
+    assert_eq!(house.rows(b'N').await, 101);
+    let name = rookery::domain::address::LocalName::parse("alice").unwrap();
+    house.service.remove_account(Turn::free(), name, None).await.unwrap();
+    house.start();
+    for _ in 0..100 {
+        house.pass(5).await;
+        if house.rows(b'N').await == 0 {
+            break;
+        }
+    }
+    house.until_nothing_is_owed().await;
+    for table in b"NncitvuUsbaAjxX" {
+        assert_eq!(house.rows(*table).await, 0, "rows of {}", char::from(*table));
+    }
+    house.stop().await;
+}
+
+#[tokio::test]
 async fn nodes_that_wait_for_their_subscribers_keep_the_sweep_from_no_other() {
     let mut house = House::new(Fake::to(&["juliet"], |_, item, _| match item {
         "purged" => retry(Scope::Destination),

@@ -1,16 +1,18 @@
-//! The sweep: removes, in bounded pieces, what nobody can see any more: items of purged and rows of deleted nodes,
-//! and HTTP subscriptions whose lease is over.
+//! The sweep: removes, in bounded pieces, what nobody can see any more: items of purged and rows of deleted nodes, the
+//! nodes of accounts that have ended, and HTTP subscriptions whose lease is over.
 
 use std::time::Duration;
 
 use super::{Parts, count};
+use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
 use crate::domain::hub::HubSubscription;
 use crate::domain::node::{Node, NodeId};
+use crate::service::{node, publish};
 use crate::store::{KvError, Lane, StoreError, Tx};
 
-/// Rows removed with one Change; each may take a few more along.
-const PIECE: usize = 100;
+/// Rows removed with one Change; an item takes up to ten more along, with what was said about it.
+const PIECE: usize = 80;
 /// Nodes looked at in one round.
 const NODES: usize = 100;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -21,7 +23,10 @@ pub(super) async fn run(parts: Parts) {
     let (mut looked, mut behind) = (None, NodeId(0));
     while parts.pause(PAUSE).await {
         let now = parts.clock.now();
-        let mut swept = round(&parts, &mut behind).await;
+        let mut swept = end_accounts(&parts).await;
+        if swept.is_ok() {
+            swept = round(&parts, &mut behind).await;
+        }
         if swept.is_ok() && looked.is_none_or(|at| now.since(at) >= LEASES) {
             swept = end_leases(&parts).await;
             looked = Some(now);
@@ -39,11 +44,14 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
     let nodes = parts.store.read(move |r| r.sweeps(from, NODES)).await?;
     *behind = nodes.last().filter(|_| nodes.len() == NODES).map_or(NodeId(0), |(nid, _)| *nid);
     for (nid, event) in nodes {
-        // Nothing goes before everybody was told; while `removed` comes back full, there is more.
+        // Nothing goes before everybody was told.
+        let mut at = At::default();
         loop {
-            let piece = parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event)?)));
-            let removed = match piece.await {
-                Ok(removed) => removed.unwrap_or(0),
+            let now = parts.clock.now();
+            let piece =
+                parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event, &at, now)?)));
+            let swept = match piece.await {
+                Ok(swept) => swept.unwrap_or_default(),
                 // One node must not keep the sweep from all others.
                 Err(error) => {
                     tracing::warn!(%error, ?nid, "a node could not be swept; it is tried again later");
@@ -53,10 +61,9 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
             if parts.shutdown.phase() >= Phase::Stopped {
                 return Ok(());
             }
-            count(&parts.stats.swept_rows, removed as u64);
-            if removed < PIECE {
-                break;
-            }
+            count(&parts.stats.swept_rows, swept.rows as u64);
+            let Some(next) = swept.next else { break };
+            at = next;
         }
     }
     Ok(())
@@ -90,43 +97,109 @@ async fn end_leases(parts: &Parts) -> Result<(), StoreError> {
     }
 }
 
-/// Removes one piece of a node's rows; how many.
-fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64) -> Result<usize, KvError> {
+/// Takes away the nodes and contacts of accounts that have ended.
+async fn end_accounts(parts: &Parts) -> Result<(), StoreError> {
+    for service in parts.store.read(|r| r.ended_accounts(NODES)).await? {
+        let mut more = true;
+        while more && parts.shutdown.phase() < Phase::Stopped {
+            let (service, now) = (service.clone(), parts.clock.now());
+            let piece = parts.store.commit(Lane::Background, move |tx| {
+                let nodes = node::remove_some(tx, &service, now, PIECE)?;
+                let contacts = tx.read().contacts(&service, PIECE)?;
+                for jid in &contacts {
+                    tx.delete_contact(&service, jid)?;
+                }
+                let more = nodes.max(contacts.len()) >= PIECE;
+                if !more {
+                    tx.unmark_ended(&service)?;
+                }
+                Ok(Ok::<_, ()>(more))
+            });
+            more = piece.await?.unwrap_or(false);
+        }
+    }
+    Ok(())
+}
+
+/// What one piece of a sweep came to.
+#[derive(Default)]
+struct Swept {
+    rows: usize,
+    /// Where the next one begins, if there is more.
+    next: Option<At>,
+}
+
+/// How far the sweep of a node has come. Each piece begins behind the one before: a database would step over every row
+/// that was removed, again for each piece.
+#[derive(Clone, Default)]
+struct At {
+    /// Items up to this place are gone.
+    place: u64,
+    /// Other rows up to this key are gone.
+    key: Vec<u8>,
+}
+
+/// Removes one piece of what a node has to lose.
+fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64, at: &At, now: Timestamp) -> Result<Swept, KvError> {
     if tx.read().event_alive(event)? {
-        return Ok(0);
+        return Ok(Swept::default());
     }
     let Some(node) = tx.read().node(nid)? else {
         tx.forget_node(nid)?;
-        return Ok(0);
+        return Ok(Swept::default());
     };
     match tx.read().node_named(&node.service, &node.name)?.is_some_and(|now| now.id == nid) {
-        true => purge(tx, &node),
-        false => remove(tx, nid),
+        true => purge(tx, &node, at, now),
+        false => remove(tx, &node, at, now),
     }
 }
 
-fn purge(tx: &mut Tx<'_>, node: &Node) -> Result<usize, KvError> {
-    let floor = tx.read().node_state(node.id)?.floor;
+/// Of a node that goes on: what was purged, and what is over the edge of a smaller `max_items`.
+fn purge(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept, KvError> {
+    let mut state = tx.read().node_state(node.id)?;
+    let swept = remove_items(tx, node, at, state.floor, now)?;
+    if swept.next.is_some() {
+        return Ok(swept);
+    }
+    let trimmed = publish::trim(tx, node, &mut state, now, PIECE - swept.rows)?;
+    if trimmed > 0 {
+        tx.put_node_state(node.id, &state)?;
+        return Ok(Swept { rows: swept.rows + trimmed, next: Some(at.clone()) });
+    }
+    tx.unmark_for_sweep(node.id)?;
+    Ok(swept)
+}
+
+/// Of a node that was deleted: everything.
+fn remove(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept, KvError> {
+    if at.key.is_empty() {
+        let swept = remove_items(tx, node, at, u64::MAX, now)?;
+        if swept.rows > 0 {
+            let next = swept.next.or_else(|| Some(At { place: u64::MAX, key: Vec::new() }));
+            return Ok(Swept { rows: swept.rows, next });
+        }
+    }
+    let rows = tx.read().rows_of_node(node.id, &at.key, PIECE)?;
+    for (key, value) in &rows {
+        tx.sweep_row(node.id, key, value)?;
+    }
+    let next = rows.last().filter(|_| rows.len() == PIECE).map(|(key, _)| At { place: u64::MAX, key: key.clone() });
+    if next.is_none() {
+        tx.forget_node(node.id)?;
+    }
+    Ok(Swept { rows: rows.len(), next })
+}
+
+/// Removes a piece of the items up to place `to`, and what is said about them.
+fn remove_items(tx: &mut Tx<'_>, node: &Node, at: &At, to: u64, now: Timestamp) -> Result<Swept, KvError> {
     // What stands in a later place was published anew, and stays.
-    let mut items = tx.read().items(node.id, 0, floor + 1, PIECE, false)?;
-    items.retain(|item| item.place <= floor);
+    let mut items = tx.read().items(node.id, at.place.saturating_add(1), to.saturating_add(1), PIECE, false)?;
+    items.retain(|item| item.place <= to);
     for item in &items {
         tx.delete_item(node.id, item)?;
         tx.release_payload(item.version, item.event)?;
+        node::remove_comments(tx, node, &item.id, now)?;
     }
-    if items.len() < PIECE {
-        tx.unmark_for_sweep(node.id)?;
-    }
-    Ok(items.len())
-}
-
-fn remove(tx: &mut Tx<'_>, nid: NodeId) -> Result<usize, KvError> {
-    let rows = tx.read().rows_of_node(nid, PIECE)?;
-    for (key, value) in &rows {
-        tx.sweep_row(nid, key, value)?;
-    }
-    if rows.len() < PIECE {
-        tx.forget_node(nid)?;
-    }
-    Ok(rows.len())
+    let next = items.last().filter(|_| items.len() == PIECE).map(|item| At { place: item.place, key: Vec::new() });
+    Ok(Swept { rows: items.len(), next })
 }

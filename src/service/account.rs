@@ -85,7 +85,7 @@ impl Service {
             }
             let ended = Account { removed: Some(inner.clock.now()), ..account };
             tx.put_account(&ended)?;
-            tx.mark_ended(&ended.name)?;
+            tx.mark_ended(&inner.addresses.virtual_jid(&ended.name))?;
             Ok(ended)
         })
         .await

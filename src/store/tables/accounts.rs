@@ -54,21 +54,21 @@ impl dyn Read + '_ {
 
 impl dyn Read + '_ {
     /// Accounts that have ended and whose nodes are still to be taken away.
-    pub fn ended_accounts(&self, limit: usize) -> Result<Vec<LocalName>> {
+    pub fn ended_accounts(&self, limit: usize) -> Result<Vec<BareJid>> {
         let rows = self.range(b"X", &after(b"X"), limit, false)?;
-        Ok(rows.iter().filter_map(|(key, _)| LocalName::parse(std::str::from_utf8(&key[1..]).ok()?).ok()).collect())
+        Ok(rows.iter().filter_map(|(key, _)| bare_at(key, 1)).collect())
     }
 }
 
 impl Tx<'_> {
-    /// Has the sweep take the nodes of an account away.
-    pub fn mark_ended(&mut self, name: &LocalName) -> Result<()> {
-        self.put(ended_key(name), encode(&()))
+    /// Has the sweep take the nodes at an account's virtual JID away.
+    pub fn mark_ended(&mut self, service: &BareJid) -> Result<()> {
+        self.put(ended_key(service), encode(&()))
     }
 
     /// An ended account has no nodes left.
-    pub fn unmark_ended(&mut self, name: &LocalName) -> Result<()> {
-        self.delete(ended_key(name))
+    pub fn unmark_ended(&mut self, service: &BareJid) -> Result<()> {
+        self.delete(ended_key(service))
     }
 
     pub fn put_account(&mut self, account: &Account) -> Result<()> {

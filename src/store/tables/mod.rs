@@ -19,7 +19,7 @@
 //! d<len><dest><seq>           Delivery            q<due><dest>      Due              D<dest>  State
 //! w<nid><callback>            HubSubscription     W<id>             (NodeId, callback)
 //! x<nid>                      the Event after which the sweep looks at the node
-//! X<name>                     (): an account that has ended, whose nodes the sweep takes away
+//! X<virtual>                  (): an account that has ended, whose nodes the sweep takes away
 //! k<name>                     sealed keys of an account (made lazily)
 //! ```
 
@@ -193,8 +193,8 @@ fn hub_key(nid: NodeId, callback: &str) -> Vec<u8> {
 fn hub_id_key(id: u64) -> Vec<u8> {
     Key::new(b'W').num(id).done()
 }
-fn ended_key(name: &LocalName) -> Vec<u8> {
-    Key::new(b'X').end(name.as_str().as_bytes())
+fn ended_key(service: &BareJid) -> Vec<u8> {
+    Key::new(b'X').end(service.as_str().as_bytes())
 }
 fn sweep_key(nid: NodeId) -> Vec<u8> {
     Key::new(b'x').num(nid.0).done()
@@ -211,6 +211,11 @@ fn row<T: DeserializeOwned>(r: &dyn Read, key: &[u8]) -> Result<Option<T>> {
 fn rows<T: DeserializeOwned>(r: &dyn Read, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, T)>> {
     let from = if from > prefix { from } else { prefix };
     r.range(from, &after(prefix), limit, false)?.into_iter().map(|(k, v)| Ok((k, decode(&v)?))).collect()
+}
+
+/// The bare JID that ends a key of ours.
+fn bare_at(key: &[u8], at: usize) -> Option<BareJid> {
+    BareJid::new(std::str::from_utf8(key.get(at..)?).ok()?).ok()
 }
 
 /// The eight bytes at `at` in a key of ours.

@@ -82,12 +82,15 @@ impl dyn Read + '_ {
             .collect()
     }
 
-    /// Keys of rows of a deleted node, at most `limit`: what a sweep removes next. Payloads are not among them.
-    pub fn rows_of_node(&self, nid: NodeId, limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>> {
+    /// Rows of a deleted node behind `cursor` (a key that this gave, or empty), at most `limit`: what a sweep removes next.
+    /// Payloads are not among them.
+    pub fn rows_of_node(&self, nid: NodeId, cursor: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>> {
         let mut found = Vec::new();
-        for table in [b't', b'i', b'a', b's', b'w'] {
+        let behind = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
+        for table in [b'a', b'i', b's', b't', b'w'] {
             let prefix = Key::new(table).num(nid.0).done();
-            found.extend(self.range(&prefix, &after(&prefix), limit - found.len(), false)?);
+            let from = if behind > prefix { &behind } else { &prefix };
+            found.extend(self.range(from, &after(&prefix), limit - found.len(), false)?);
             if found.len() >= limit {
                 break;
             }

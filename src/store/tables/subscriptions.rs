@@ -67,6 +67,13 @@ impl dyn Read + '_ {
         Ok(found)
     }
 
+    /// The contacts of a virtual JID, at most `limit`.
+    pub fn contacts(&self, account: &BareJid, limit: usize) -> Result<Vec<BareJid>> {
+        let prefix = Key::new(b'r').text(account.as_str()).done();
+        let rows = self.range(&prefix, &after(&prefix), limit, false)?;
+        Ok(rows.iter().filter_map(|(key, _)| bare_at(key, prefix.len())).collect())
+    }
+
     pub fn contact(&self, account: &BareJid, jid: &BareJid) -> Result<Option<Contact>> {
         row(self, &contact_key(account, jid))
     }
@@ -86,10 +93,6 @@ impl dyn Read + '_ {
             contact: self.contact(service, jid)?.is_some(),
         })
     }
-}
-
-fn bare_at(key: &[u8], at: usize) -> Option<BareJid> {
-    BareJid::new(std::str::from_utf8(key.get(at..)?).ok()?).ok()
 }
 
 impl Tx<'_> {
