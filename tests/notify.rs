@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fake_server::{COMPONENT, FakeServer, HOST, Peer, SECRET};
 use jid::{BareJid, Jid};
 use rookery::app;
-use rookery::base::clock::Clock;
+use rookery::base::clock::{Clock, Timestamp};
 use rookery::base::id::Ids;
 use rookery::base::shutdown::{self, Trigger};
 use rookery::base::turn::Turn;
@@ -23,6 +23,7 @@ use rookery::domain::event::What;
 use rookery::domain::item::ItemId;
 use rookery::domain::node::{NodeAddress, NodeName};
 use rookery::network::{Network, Report, Said, Task};
+use rookery::service::node::remove_comments;
 use rookery::service::publish::{Payload, Publish};
 use rookery::service::{Quota, Registration, Rules, Service};
 use rookery::store::{Kv, MemoryKv, Store, kv};
@@ -332,6 +333,40 @@ async fn a_last_item_is_sent_only_if_it_is_still_due() {
         assert_eq!(sent.len(), usize::from(due), "{change}: {sent:?}");
         assert_eq!(rig.outcomes(1).await, [(tasks[0].seq, DONE)], "{change}");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_comments_is_told_although_the_post_is_gone() {
+    let server = FakeServer::start().await;
+    let (mut rig, mut peer) = Rig::up(&server).await;
+    let alices = BareJid::new(&format!("alice@{COMPONENT}")).unwrap();
+    let at = |node: &str| NodeAddress { service: alices.clone(), name: NodeName::parse(node).unwrap() };
+    let microblog = at("urn:xmpp:microblog:0");
+    let post = Publish {
+        by: alice(),
+        at: microblog.clone(),
+        item: Some(item("post")),
+        payload: Some(Payload::Text("text".into())),
+        options: Vec::new(),
+    };
+    rig.service.publish(Turn::free(), post).await.unwrap();
+    let comments = at("urn:xmpp:microblog:0:comments/post");
+    rig.service.subscribe(Turn::free(), romeo(), romeo(), comments).await.unwrap();
+    rig.service.delete(Turn::free(), alice(), microblog.clone()).await.unwrap();
+    let closed = vec![("pubsub#access_model".to_owned(), vec!["whitelist".to_owned()])];
+    rig.service.create(Turn::free(), alice(), alices.clone(), Some(microblog.name), closed).await.unwrap();
+    // What the sweep does when it comes to the posts.
+    let commit = rig.store.commit(rookery::store::Lane::Background, move |tx| {
+        let (_, event) = tx.read().events(0, 1000)?.into_iter().rfind(|(_, e)| e.what == What::Deleted).unwrap();
+        let posts = tx.read().node(event.node.id)?.unwrap();
+        Ok(Ok::<(), ()>(remove_comments(tx, &posts, &item("post"), Timestamp::default())?))
+    });
+    commit.await.unwrap().unwrap();
+    let tasks = rig.tasks(1).await;
+    assert_eq!(tasks[0].event.what, What::Deleted);
+    rig.deliver(&tasks).await;
+    assert_eq!(before_marker(&rig, &mut peer).await.len(), 1);
+    assert_eq!(rig.outcomes(1).await, [(tasks[0].seq, DONE)]);
 }
 
 #[tokio::test]

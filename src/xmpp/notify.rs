@@ -3,7 +3,7 @@
 //! An Event is one delivery with a cursor over the node's subscribers. Its body is written once and shared; the cursor
 //! becomes durable only behind a barrier, since XEP-0114 acknowledges nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::link::{LinkHandle, Position, SendError};
 use crate::domain::delivery::{Destination, Outcome, Scope};
 use crate::domain::event::{Event, What};
 use crate::domain::item::Item;
-use crate::domain::node::{Node, NodeKind};
+use crate::domain::node::{Node, NodeId, NodeKind};
 use crate::domain::node_config::AccessModel;
 use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
@@ -26,8 +26,12 @@ use crate::store::{Read, Store, StoreError, kv};
 
 /// Subscribers read at a time.
 const PAGE: usize = 500;
+/// Recipients read for the first tasks of a batch.
+const FIRST: usize = 100;
 /// Stanzas after which the way so far is proved by a barrier.
 const PROVE: usize = 1000;
+/// Stanzas after which the Events that ended meanwhile are proved.
+const PROVE_SOON: usize = 250;
 /// Owners who are asked about a pending subscription.
 const OWNERS: usize = 20;
 /// Affiliations that are read once per fan-out; a node with more is asked for each subscriber.
@@ -95,16 +99,15 @@ impl Network for Notifier {
         Box::pin(async move {
             let Some(first) = tasks.first().map(|task| task.seq) else { return };
             // One session for a batch and what before it is not proved: nothing overtakes what must be repeated.
-            let mut last = match inner.go_on(&destination, first).await {
+            let last = match inner.go_on(&destination, first).await {
                 Ok(last) => last,
                 Err(outcome) => return report.ended(first, outcome),
             };
-            for task in tasks {
-                let seq = task.seq;
-                if let Err(outcome) = inner.clone().hand_over(&destination, task, &report, &mut last).await {
-                    report.ended(seq, outcome);
-                    return;
-                }
+            let mut batch = Batch { destination, report, last, since_proof: 0, unproved: Vec::new() };
+            let failed = inner.hand_over_all(tasks, &mut batch).await.err();
+            inner.prove(&mut batch);
+            if let Some((seq, outcome)) = failed {
+                batch.report.ended(seq, outcome);
             }
         })
     }
@@ -121,11 +124,30 @@ fn owners(view: &dyn Read, event: &Event) -> kv::Result<Vec<BareJid>> {
 
 /// What a fan-out needs to know of its node, read once.
 struct Audience {
-    node: Node,
+    node: Arc<Node>,
     /// What was published, if it is still there as it was: it may be for some of them only.
     item: Option<Item>,
     /// `None`: too many; each subscriber's is asked for.
-    affiliations: Option<HashMap<BareJid, Affiliation>>,
+    affiliations: Option<Arc<HashMap<BareJid, Affiliation>>>,
+}
+
+/// A task, and the first of those who are to be told.
+struct Ready {
+    audience: Audience,
+    to: Vec<Jid>,
+    /// Where to go on.
+    next: Option<Vec<u8>>,
+}
+
+/// What was sent of a batch.
+struct Batch {
+    destination: Destination,
+    report: Report,
+    /// The last stanza, of this batch or before it.
+    last: Option<Position>,
+    since_proof: usize,
+    /// Events whose last stanza is sent and waits for a proof.
+    unproved: Vec<u64>,
 }
 
 impl Inner {
@@ -144,31 +166,40 @@ impl Inner {
         if lost { Err(again("what came before it was lost with the link")) } else { Ok(None) }
     }
 
-    /// Hands one task over. `Ok`: its outcome was, or will be, reported; the next may follow.
-    async fn hand_over(
-        self: Arc<Self>,
-        destination: &Destination,
-        task: Task,
-        report: &Report,
-        last: &mut Option<Position>,
-    ) -> Result<(), Outcome> {
-        if self.link.online().await.is_none() {
-            return Err(closed());
+    /// Hands tasks over in order, as far as they go; else which one cannot be, and why.
+    async fn hand_over_all(self: &Arc<Self>, tasks: Vec<Task>, batch: &mut Batch) -> Result<(), (u64, Outcome)> {
+        let mut tasks = VecDeque::from(tasks);
+        while let Some(seq) = tasks.front().map(|task| task.seq) {
+            let destination = batch.destination.clone();
+            let read = move |r: &dyn Read| {
+                let ready = ready(r, &destination, &tasks)?;
+                Ok((tasks, ready))
+            };
+            let (left, ready) = self.store.glance(read).await.map_err(|error| (seq, unread(&error)))?;
+            tasks = left;
+            for ready in ready {
+                let Some(task) = tasks.pop_front() else { break };
+                let seq = task.seq;
+                match ready {
+                    Some(ready) => self.hand_over(task, ready, batch).await.map_err(|outcome| (seq, outcome))?,
+                    // Swept away already: nobody is left to be told.
+                    None => batch.report.ended(seq, Outcome::Done),
+                }
+            }
         }
-        let event = task.event.clone();
-        let audience = self.read(move |r| audience(r, &event)).await?;
-        let Some(audience) = audience else {
-            // Swept away already: nobody is left to be told.
-            report.ended(task.seq, Outcome::Done);
-            return Ok(());
-        };
-        let config = &audience.node.config;
-        let body = match config.deliver_notifications || matches!(destination, Destination::Jid(_)) {
+        Ok(())
+    }
+
+    /// Hands one task over. `Ok`: its outcome was, or will be, reported; the next may follow.
+    async fn hand_over(self: &Arc<Self>, task: Task, ready: Ready, batch: &mut Batch) -> Result<(), Outcome> {
+        let config = &ready.audience.node.config;
+        let told = config.deliver_notifications || matches!(batch.destination, Destination::Jid(_));
+        let body = match told && !(ready.to.is_empty() && ready.next.is_none()) {
             true => event::event_body(&task.event, config, task.payload.as_ref()),
             false => None,
         };
         let Some(body) = body else {
-            report.ended(task.seq, Outcome::Done);
+            batch.report.ended(task.seq, Outcome::Done);
             return Ok(());
         };
         let sending = Sending {
@@ -177,77 +208,37 @@ impl Inner {
             kind: event::message_type(&task.event, config),
             body,
         };
-        let sent = match destination {
-            Destination::Jid(jid) => self.to_one(&sending, jid, &task, last).await?,
-            _ => self.to_all(&sending, Arc::new(audience), &task, report, last).await?,
-        };
-        match (sent, *last) {
-            (true, Some(position)) => self.prove(destination.clone(), position, task.seq, report.clone()),
-            _ => report.ended(task.seq, Outcome::Done),
+        let (mut page, mut next, audience) = (ready.to, ready.next, Arc::new(ready.audience));
+        let mut sent = false;
+        loop {
+            for to in &page {
+                sent |= self.send(&sending, to, batch).await?;
+            }
+            let Some(cursor) = next else { break };
+            if batch.since_proof >= PROVE {
+                self.prove(batch);
+                self.prove_progress(&task, cursor.clone(), batch);
+            }
+            let (about, event) = (audience.clone(), task.event.clone());
+            let read = move |r: &dyn Read| subscribers(r, &about, &event, &cursor, PAGE);
+            (page, next) = self.store.read(read).await.map_err(|error| unread(&error))?;
+        }
+        match sent {
+            true => batch.unproved.push(task.seq),
+            false => batch.report.ended(task.seq, Outcome::Done),
+        }
+        if batch.since_proof >= PROVE_SOON {
+            self.prove(batch);
         }
         Ok(())
     }
 
-    /// To the one JID that an Event concerns, or to an owner.
-    async fn to_one(
-        &self,
-        sending: &Sending,
-        owner: &str,
-        task: &Task,
-        last: &mut Option<Position>,
-    ) -> Result<bool, Outcome> {
-        let event = task.event.clone();
-        if !self.read(move |r| still_due(r, &event)).await? {
-            return Ok(false);
-        }
-        let to = match &task.event.what {
-            What::Subscription { jid, .. } | What::LastItem { jid, .. } => Some(jid.clone()),
-            _ => Jid::new(owner).ok(),
-        };
-        let Some(to) = to else { return Ok(false) };
-        self.send(sending, &to, last).await
-    }
-
-    /// To all subscribers behind the task's cursor; whether anything was sent.
-    async fn to_all(
-        self: &Arc<Self>,
-        sending: &Sending,
-        audience: Arc<Audience>,
-        task: &Task,
-        report: &Report,
-        last: &mut Option<Position>,
-    ) -> Result<bool, Outcome> {
-        let mut cursor = task.cursor.clone();
-        let mut since_proof = 0;
-        let mut sent = false;
-        loop {
-            let (from, about, event) = (cursor.clone(), audience.clone(), task.event.clone());
-            let (page, next) = self.read(move |r| subscribers(r, &about, &event, &from)).await?;
-            for to in &page {
-                sent |= self.send(sending, to, last).await?;
-                since_proof += 1;
-            }
-            let Some(next) = next else { return Ok(sent) };
-            cursor = next;
-            if since_proof >= PROVE {
-                since_proof = 0;
-                if let Some(position) = *last {
-                    let (inner, report, seq, cursor) = (self.clone(), report.clone(), task.seq, cursor.clone());
-                    tokio::spawn(async move {
-                        if inner.link.barrier(position).await.is_ok() {
-                            report.progress(seq, cursor);
-                        }
-                    });
-                }
-            }
-        }
-    }
-
-    async fn send(&self, sending: &Sending, to: &Jid, last: &mut Option<Position>) -> Result<bool, Outcome> {
+    async fn send(&self, sending: &Sending, to: &Jid, batch: &mut Batch) -> Result<bool, Outcome> {
         let stanza = Stanza::message(&sending.from, to, Some(sending.kind), Some(&sending.id), sending.body.clone());
-        match self.link.fanout(stanza, *last).await {
+        match self.link.fanout(stanza, batch.last).await {
             Ok(position) => {
-                *last = Some(position);
+                batch.last = Some(position);
+                batch.since_proof += 1;
                 Ok(true)
             }
             // Ours to mend, and no use to repeat.
@@ -260,51 +251,55 @@ impl Inner {
         }
     }
 
-    /// Reports that it is done once the server has read what was sent up to `position`.
-    fn prove(self: &Arc<Self>, destination: Destination, position: Position, seq: u64, report: Report) {
+    /// Reports Events done once the server has read what was sent so far.
+    fn prove(self: &Arc<Self>, batch: &mut Batch) {
+        batch.since_proof = 0;
+        let seqs = std::mem::take(&mut batch.unproved);
+        let Some(position) = batch.last.filter(|_| !seqs.is_empty()) else { return };
         {
             let mut all = self.unproved();
-            let unproved = all.entry(destination.clone()).or_insert_with(|| Unproved::new(position));
+            let unproved = all.entry(batch.destination.clone()).or_insert_with(|| Unproved::new(position));
             if unproved.position.session != position.session {
                 *unproved = Unproved::new(position);
             }
             unproved.position = position;
-            unproved.seqs.insert(seq);
+            unproved.seqs.extend(&seqs);
         }
-        let inner = self.clone();
+        let (inner, destination, report) = (self.clone(), batch.destination.clone(), batch.report.clone());
         tokio::spawn(async move {
             match inner.link.barrier(position).await {
                 Ok(()) => {
-                    inner.proved(&destination, position, seq);
-                    report.ended(seq, Outcome::Done);
+                    inner.proved(&destination, position, &seqs);
+                    seqs.iter().for_each(|seq| report.ended(*seq, Outcome::Done));
                 }
-                // It stays among what is not proved until the next batch has seen it there.
-                Err(lost) => report.ended(seq, again(&lost.to_string())),
+                // They stay among what is not proved until the next batch has seen them there.
+                Err(lost) => seqs.iter().for_each(|seq| report.ended(*seq, again(&lost.to_string()))),
             }
         });
     }
 
-    fn proved(&self, destination: &Destination, position: Position, seq: u64) {
+    /// Reports how far an Event has come once the server has read what was sent so far.
+    fn prove_progress(self: &Arc<Self>, task: &Task, cursor: Vec<u8>, batch: &Batch) {
+        let Some(position) = batch.last else { return };
+        let (inner, report, seq) = (self.clone(), batch.report.clone(), task.seq);
+        tokio::spawn(async move {
+            if inner.link.barrier(position).await.is_ok() {
+                report.progress(seq, cursor);
+            }
+        });
+    }
+
+    fn proved(&self, destination: &Destination, position: Position, seqs: &[u64]) {
         let mut all = self.unproved();
         let Some(unproved) = all.get_mut(destination).filter(|u| u.position.session == position.session) else {
             return;
         };
-        unproved.seqs.remove(&seq);
+        for seq in seqs {
+            unproved.seqs.remove(seq);
+        }
         if unproved.seqs.is_empty() {
             all.remove(destination);
         }
-    }
-
-    async fn read<T, F>(&self, read: F) -> Result<T, Outcome>
-    where
-        F: FnOnce(&dyn Read) -> kv::Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.store.read(read).await.map_err(|error: StoreError| Outcome::Retry {
-            why: error.to_string(),
-            after: None,
-            scope: Scope::Destination,
-        })
     }
 
     fn unproved(&self) -> std::sync::MutexGuard<'_, HashMap<Destination, Unproved>> {
@@ -338,31 +333,116 @@ fn closed() -> Outcome {
     Outcome::Retry { why, after: Some(Duration::from_secs(1)), scope: Scope::Destination }
 }
 
-fn audience(r: &dyn Read, event: &Event) -> kv::Result<Option<Audience>> {
-    let Some(node) = r.node(event.node.id)? else { return Ok(None) };
-    let node = in_step(r, node)?;
-    let affiliations = r.affiliations(node.id, AFFILIATIONS)?;
-    let all = affiliations.len() < AFFILIATIONS;
-    let item = match &event.what {
-        What::Published { item, version, .. } => r.item(node.id, item)?.filter(|item| item.version == *version),
-        _ => None,
-    };
-    Ok(Some(Audience { node, item, affiliations: all.then(|| affiliations.into_iter().collect()) }))
+/// A store that could not be read.
+fn unread(error: &StoreError) -> Outcome {
+    Outcome::Retry { why: error.to_string(), after: None, scope: Scope::Destination }
 }
 
-/// A page of those who are to be told, and where to go on.
+/// Reads what the first tasks need, about [`FIRST`] recipients together; `None` for a node that is no more. What the
+/// tasks of one node have in common is read once.
+fn ready(r: &dyn Read, destination: &Destination, tasks: &VecDeque<Task>) -> kv::Result<Vec<Option<Ready>>> {
+    let mut all = Vec::with_capacity(tasks.len());
+    let mut shared: Option<Shared> = None;
+    let mut recipients = 0;
+    for task in tasks {
+        if recipients >= FIRST {
+            break;
+        }
+        let event = &task.event;
+        if shared.as_ref().is_none_or(|shared| shared.own.id != event.node.id) {
+            shared = Shared::read(r, event.node.id)?;
+        }
+        let Some(shared) = &mut shared else {
+            all.push(None);
+            continue;
+        };
+        let item = match &event.what {
+            What::Published { item, version, .. } => {
+                r.item(event.node.id, item)?.filter(|item| item.version == *version)
+            }
+            _ => None,
+        };
+        let node = match event.what {
+            // Its end is told to all who could read it, also where the posts that it belonged to went before.
+            What::Deleted => shared.own.clone(),
+            _ => shared.node.clone(),
+        };
+        let audience = Audience { node, item, affiliations: shared.affiliations.clone() };
+        let (to, next) = match destination {
+            Destination::Jid(owner) => (only(r, event, owner)?, None),
+            _ if task.cursor.is_empty() => {
+                if shared.first.is_none() {
+                    shared.first = Some(r.subscriptions(event.node.id, &[], FIRST)?);
+                }
+                page(r, &audience, event, shared.first.as_deref().unwrap_or_default(), FIRST)?
+            }
+            _ => subscribers(r, &audience, event, &task.cursor, FIRST)?,
+        };
+        recipients += to.len().max(1);
+        all.push(Some(Ready { audience, to, next }));
+    }
+    Ok(all)
+}
+
+/// What Events of one node have in common.
+struct Shared {
+    /// The node as it is, and as it is seen beside the posts it belongs to.
+    own: Arc<Node>,
+    node: Arc<Node>,
+    affiliations: Option<Arc<HashMap<BareJid, Affiliation>>>,
+    /// The first subscriptions, once they were needed.
+    first: Option<Vec<(Vec<u8>, Subscription)>>,
+}
+
+impl Shared {
+    fn read(r: &dyn Read, nid: NodeId) -> kv::Result<Option<Self>> {
+        let Some(own) = r.node(nid)?.map(Arc::new) else { return Ok(None) };
+        let node = match own.kind {
+            NodeKind::Comments => Arc::new(in_step(r, (*own).clone())?),
+            _ => own.clone(),
+        };
+        let affiliations = r.affiliations(nid, AFFILIATIONS)?;
+        let affiliations = (affiliations.len() < AFFILIATIONS).then(|| Arc::new(affiliations.into_iter().collect()));
+        Ok(Some(Shared { own, node, affiliations, first: None }))
+    }
+}
+
+/// The one JID that an Event concerns, or an owner, if it is still to be told.
+fn only(r: &dyn Read, event: &Event, owner: &str) -> kv::Result<Vec<Jid>> {
+    if !still_due(r, event)? {
+        return Ok(Vec::new());
+    }
+    let to = match &event.what {
+        What::Subscription { jid, .. } | What::LastItem { jid, .. } => Some(jid.clone()),
+        _ => Jid::new(owner).ok(),
+    };
+    Ok(to.into_iter().collect())
+}
+
+/// A page of those who are to be told behind `cursor`, and where to go on.
 fn subscribers(
     r: &dyn Read,
     audience: &Audience,
     event: &Event,
     cursor: &[u8],
+    most: usize,
 ) -> kv::Result<(Vec<Jid>, Option<Vec<u8>>)> {
-    let rows = r.subscriptions(audience.node.id, cursor, PAGE)?;
-    let next = rows.last().filter(|_| rows.len() == PAGE).map(|(key, _)| key.clone());
+    page(r, audience, event, &r.subscriptions(audience.node.id, cursor, most)?, most)
+}
+
+/// Those of `rows` who are to be told; `most`: of so many there would be more.
+fn page(
+    r: &dyn Read,
+    audience: &Audience,
+    event: &Event,
+    rows: &[(Vec<u8>, Subscription)],
+    most: usize,
+) -> kv::Result<(Vec<Jid>, Option<Vec<u8>>)> {
+    let next = rows.last().filter(|_| rows.len() == most).map(|(key, _)| key.clone());
     let mut page = Vec::with_capacity(rows.len());
     for (_, subscription) in rows {
-        if is_told(r, audience, event, &subscription)? {
-            page.push(subscription.jid);
+        if is_told(r, audience, event, subscription)? {
+            page.push(subscription.jid.clone());
         }
     }
     Ok((page, next))
@@ -391,7 +471,7 @@ fn is_told(r: &dyn Read, audience: &Audience, event: &Event, subscription: &Subs
     };
     let standing = match node.kind {
         // Whose posts these comments belong to has a say in it.
-        NodeKind::Comments => standing(r, node, &bare)?,
+        NodeKind::Comments if event.what != What::Deleted => standing(r, node, &bare)?,
         _ => Standing { affiliation, subscription: Some(subscription.state), contact },
     };
     Ok(match &audience.item {
