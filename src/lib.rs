@@ -26,8 +26,9 @@
 //! asks the committer for a decision in its turn: `domain/policy` says yes, and **one Change** carries item, payload and
 //! Event. When the group is durable the answer leaves. That is the end of the request.
 //!
-//! `queue/relay` sees the Event, asks each network to plan, and writes the deliveries. `queue/worker` has a lane for each
-//! destination (`queue/lane`), waits for its place among the others (`queue/slots`) and hands over to `xmpp/notify` (one
+//! `queue/relay` sees the Event. What concerns the component's own subscribers is told at once, from memory
+//! (`queue/express`); the deliveries that the networks plan are made durable (`queue/plan`), unless one that was told from
+//! memory was all and has ended by then. `queue/worker` has a lane for each destination (`queue/lane`), waits for its place among the others (`queue/slots`) and hands over to `xmpp/notify` (one
 //! fan-out with a cursor, proved by barriers) and `network/ostatus/send` (the topic to each callback); `queue/outcomes`
 //! makes durable what came of it. No step looks back.
 //!
