@@ -10,6 +10,7 @@ pub mod html;
 pub mod jrd;
 pub mod ns;
 pub mod resource;
+pub mod signature;
 pub mod uri;
 pub(crate) mod xml;
 pub mod xrd;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use url::Url;
@@ -14,9 +13,9 @@ use crate::domain::address::LocalName;
 use crate::domain::delivery::{Outcome, Scope};
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
-use crate::domain::hub::{Digest, HubSubscription, Intent, Mode};
+use crate::domain::hub::{HubSubscription, Intent, Mode};
 use crate::domain::item::ItemId;
-use crate::format::feed;
+use crate::format::{feed, signature};
 use crate::http::client::{FetchError, Limits, Overlong, Redirects, Request, Response};
 use crate::network::{Report, Task};
 use crate::service::topics::{PAGE, Topic, Window};
@@ -214,7 +213,8 @@ async fn push(inner: &Inner, subscription: &HubSubscription, topic: &Topic) -> O
     };
     let mut request = Request::post(callback, topic.body.clone())
         .header(header::CONTENT_TYPE, HeaderValue::from_static(feed::MEDIA_TYPE));
-    let signature = subscription.secret.as_ref().map(|secret| sign(subscription.digest, secret, &topic.body));
+    let signature =
+        subscription.secret.as_ref().map(|secret| signature::sign(subscription.digest, secret, &topic.body));
     let links = topic.links(&inner.service.addresses);
     let headers = [(header::LINK, Some(links)), (HeaderName::from_static("x-hub-signature"), signature)];
     for (name, value) in headers {
@@ -236,17 +236,6 @@ async fn push(inner: &Inner, subscription: &HubSubscription, topic: &Topic) -> O
         // Redirects are not followed (WebSub §7): the address that was verified is the one that gets it.
         _ => later(inner, &response, why, Scope::Destination),
     }
-}
-
-/// The value of `X-Hub-Signature` (WebSub §7.1).
-fn sign(digest: Digest, secret: &str, body: &[u8]) -> String {
-    let (method, algorithm) = match digest {
-        Digest::Sha1 => ("sha1", hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
-        Digest::Sha256 => ("sha256", hmac::HMAC_SHA256),
-    };
-    let tag = hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), body);
-    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{method}={hex}")
 }
 
 /// Answers by which a whole host asks us to wait.
@@ -286,15 +275,7 @@ fn not_now(why: String) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// RFC 4231 §4.3 and RFC 2202 §3, test case 2.
-    #[test]
-    fn signatures_are_those_of_the_published_vectors() {
-        let body = b"what do ya want for nothing?";
-        let sha256 = "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
-        assert_eq!(sign(Digest::Sha256, "Jefe", body), sha256);
-        assert_eq!(sign(Digest::Sha1, "Jefe", body), "sha1=effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
-    }
+    use crate::domain::hub::Digest;
 
     #[test]
     fn the_question_stands_behind_the_callbacks_own_query() {
