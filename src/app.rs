@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
+use crate::base::progress::Progress;
 use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
 use crate::config::{self, Config};
-use crate::control::{self, Command, Reply, socket};
+use crate::control::{self, Command, Desk, Reply, socket};
 use crate::domain::address::Addresses;
 use crate::http::client::{BuildError, Client, Options};
 use crate::http::listener;
@@ -78,10 +79,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), R
     let health = web::health::router(health(&store, &link, &queue));
     tasks.spawn(listener::serve(admin, health, listener::Limits::ADMIN, shutdown.clone()));
     if let Some(control) = control {
-        let (service, link) = (service.clone(), link.clone());
-        let execute = move |command| {
-            let (service, link) = (service.clone(), link.clone());
-            async move { execute(&service, &link, command).await }
+        let (desk, link) = (Desk { service: service.clone(), queue: Some(queue.handle()) }, link.clone());
+        let execute = move |command, progress| {
+            let (desk, link) = (desk.clone(), link.clone());
+            async move { execute(&desk, &link, command, &progress).await }
         };
         tasks.spawn(socket::serve(control, shutdown.clone(), execute));
     }
@@ -260,10 +261,10 @@ fn queue_figures(queue: &Queue) -> Arc<dyn Source> {
 }
 
 /// A command over the control socket.
-async fn execute(service: &Service, link: &LinkHandle, command: Command) -> Reply {
+async fn execute(desk: &Desk, link: &LinkHandle, command: Command, progress: &Progress) -> Reply {
     match command {
         Command::Status => Reply::Done(vec![words(&link.state().borrow())]),
-        command => control::execute(service, command).await,
+        command => control::execute(desk, command, progress).await,
     }
 }
 
@@ -281,23 +282,28 @@ fn words(state: &LinkState) -> String {
 }
 
 /// Carries out an administrator's command: by the running service if there is one, else on the store itself.
-pub async fn command(config: &Config, command: Command) -> Result<Reply, RunError> {
-    if let Some(reply) = ask_running(config, &command).await? {
+pub async fn command(config: &Config, command: Command, progress: &Progress) -> Result<Reply, RunError> {
+    if let Some(reply) = ask_running(config, &command, progress).await? {
         return Ok(reply);
     }
     let store = open(config).await?;
     let service = service(config, store.clone(), &Clock::system(), &Ids::system());
-    let reply = control::execute(&service, command).await;
-    drop(service);
+    let desk = Desk { service, queue: None };
+    let reply = control::execute(&desk, command, progress).await;
+    drop(desk);
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     Ok(reply)
 }
 
 /// Asks the running service; `None` if there is none.
-pub async fn ask_running(config: &Config, command: &Command) -> Result<Option<Reply>, std::io::Error> {
+pub async fn ask_running(
+    config: &Config,
+    command: &Command,
+    progress: &Progress,
+) -> Result<Option<Reply>, std::io::Error> {
     let path: Option<&Path> = config.store.path.as_deref();
     match path {
-        Some(path) => socket::ask(&socket::path(path), command).await,
+        Some(path) => socket::ask(&socket::path(path), command, progress).await,
         None => Ok(None),
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::app;
 use crate::base::clock::Clock;
+use crate::base::progress::Progress;
 use crate::config::{Backend, Config};
 use crate::control::{Command, Reply};
 use crate::http::listener;
@@ -12,7 +13,7 @@ use crate::xmpp::link;
 /// Checks what is configured and prints a line for each thing; fails if one of them is wrong.
 pub async fn check(config: &Config) -> ExitCode {
     println!("ok    configuration: {} at {}", config.component.jid, config.http.public_url);
-    let good = match app::ask_running(config, &Command::Status).await {
+    let good = match app::ask_running(config, &Command::Status, &Progress::silent()).await {
         Ok(Some(reply)) => running(&reply),
         Ok(None) => stopped(config).await,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -40,7 +41,7 @@ fn running(reply: &Reply) -> bool {
             ok("service", "it runs, and is connected")
         }
         Reply::Done(lines) => wrong("service", &format!("it runs; {}", lines.join("; "))),
-        Reply::Failed(words) => wrong("service", words),
+        Reply::Failed(words) | Reply::Progress(words) => wrong("service", words),
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rookery::base::progress::Progress;
 use rookery::config::Config;
-use rookery::control::{Command, Reply};
+use rookery::control::{Command, Reply, Selection};
 use rookery::{app, check};
 use tracing_subscriber::EnvFilter;
 
@@ -34,6 +35,13 @@ enum What {
         #[command(subcommand)]
         what: Account,
     },
+    /// What waits to be delivered.
+    Queue {
+        #[command(flatten)]
+        file: File,
+        #[command(subcommand)]
+        what: Queue,
+    },
 }
 
 #[derive(clap::Args)]
@@ -55,10 +63,105 @@ enum Account {
     Show { name: String },
 }
 
+#[derive(Subcommand)]
+enum Queue {
+    /// What waits, the longest due first; with a destination, how it has fared.
+    Show {
+        #[command(flatten)]
+        what: Named,
+        /// As lists name it (hub:12), or a callback, a Jabber address, a node.
+        #[arg(long, value_name = "D", conflicts_with_all = ["host", "named"])]
+        destination: Option<String>,
+        /// So many at most.
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: usize,
+        /// Where an earlier list ended.
+        #[arg(long)]
+        after: Option<String>,
+    },
+    /// Events that were put aside since they could not be planned: nobody was told of them.
+    Parked {
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: usize,
+    },
+    /// Try at once what waits, whatever failed before.
+    Retry {
+        #[command(flatten)]
+        what: Named,
+        /// Everything that waits.
+        #[arg(long, conflicts_with_all = ["named", "host", "parked"])]
+        all: bool,
+        /// Every event that was put aside.
+        #[arg(long, conflicts_with_all = ["named", "host"])]
+        parked: bool,
+    },
+    /// Send nothing there until it is released; what comes meanwhile waits.
+    Hold {
+        #[command(flatten)]
+        what: Named,
+    },
+    /// End a hold.
+    Release {
+        #[command(flatten)]
+        what: Named,
+        /// Everything that is held.
+        #[arg(long, conflicts_with_all = ["named", "host"])]
+        all: bool,
+    },
+    /// Never make the deliveries that wait there. Says how many, and asks for --yes.
+    Drop {
+        #[command(flatten)]
+        what: Named,
+        /// Every event that was put aside.
+        #[arg(long, conflicts_with_all = ["named", "host"])]
+        parked: bool,
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct Named {
+    /// As lists name it (hub:12, event:7), or a callback, a Jabber address, a node.
+    #[arg(value_name = "DESTINATION")]
+    named: Option<String>,
+    /// Every destination at this host.
+    #[arg(long, value_name = "H", conflicts_with = "named")]
+    host: Option<String>,
+}
+
+impl Named {
+    /// What is meant, if anything was named.
+    fn selection(self) -> Option<Selection> {
+        self.named.map(Selection::Destination).or(self.host.map(Selection::Host))
+    }
+}
+
+impl Queue {
+    /// Errors: nothing was named.
+    fn command(self) -> Result<Command, &'static str> {
+        const WHICH: &str = "say which: a destination as `rookery queue show` lists it, or --host";
+        let named = |what: Named| what.selection().ok_or(WHICH);
+        let or = |yes: bool, all: Selection, what: Named| if yes { Ok(all) } else { what.selection().ok_or(WHICH) };
+        Ok(match self {
+            Queue::Show { what, destination, limit, after } => {
+                let what = destination.map(Selection::Destination).or(what.selection()).unwrap_or(Selection::All);
+                Command::QueueShow { what, limit, after }
+            }
+            Queue::Parked { limit } => Command::QueueParked { limit },
+            Queue::Retry { what, parked: true, .. } => Command::QueueRetry { what: or(true, Selection::Parked, what)? },
+            Queue::Retry { what, all, .. } => Command::QueueRetry { what: or(all, Selection::All, what)? },
+            Queue::Hold { what } => Command::QueueHold { what: named(what)? },
+            Queue::Release { what, all } => Command::QueueRelease { what: or(all, Selection::All, what)? },
+            Queue::Drop { what, parked, yes } => Command::QueueDrop { what: or(parked, Selection::Parked, what)?, yes },
+        })
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (What::Run(file) | What::Check(file) | What::Account { file, .. }) = &arguments.what;
+    let (What::Run(file) | What::Check(file) | What::Account { file, .. } | What::Queue { file, .. }) = &arguments.what;
     let config = match Config::load(&file.config) {
         Ok(config) => config,
         Err(error) => {
@@ -85,22 +188,39 @@ async fn main() -> ExitCode {
                 Account::Remove { name } => Command::AccountRemove { name },
                 Account::Show { name } => Command::AccountShow { name },
             };
-            match app::command(&config, command).await {
-                Ok(Reply::Done(lines)) => {
-                    println!("{}", lines.join("\n"));
-                    ExitCode::SUCCESS
-                }
-                Ok(Reply::Failed(words)) => {
-                    eprintln!("{words}");
-                    ExitCode::FAILURE
-                }
-                Err(error) => {
-                    eprintln!("{error}");
-                    ExitCode::FAILURE
-                }
+            carry_out(&config, command).await
+        }
+        What::Queue { what, .. } => match what.command() {
+            Ok(command) => carry_out(&config, command).await,
+            Err(words) => {
+                eprintln!("{words}");
+                ExitCode::from(2)
             }
+        },
+    }
+}
+
+/// Has a command carried out and prints what came of it.
+async fn carry_out(config: &Config, command: Command) -> ExitCode {
+    match app::command(config, command, &progress()).await {
+        Ok(Reply::Done(lines)) => {
+            println!("{}", lines.join("\n"));
+            ExitCode::SUCCESS
+        }
+        Ok(Reply::Failed(words) | Reply::Progress(words)) => {
+            eprintln!("{words}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
+}
+
+/// Progress goes to standard error, so that what is printed can be read by programs.
+fn progress() -> Progress {
+    Progress::new(|words| eprintln!("{words}"))
 }
 
 /// Log lines go to standard error; `RUST_LOG` chooses what. The engines' own notes are for who asks for them.

@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod id;
+pub mod progress;
 pub mod shutdown;
 pub mod turn;

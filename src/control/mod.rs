@@ -1,13 +1,16 @@
 //! The administrator's commands, the same whether the service runs (over its control socket) or not (on the store).
 
+mod queue;
 pub mod socket;
 
 use jid::BareJid;
 use serde::{Deserialize, Serialize};
 
+use crate::base::progress::Progress;
 use crate::base::turn::Turn;
 use crate::domain::address::{LocalName, NameError};
 use crate::domain::error::Refusal;
+use crate::queue::Handle;
 use crate::service::Service;
 use crate::store::Account;
 
@@ -26,25 +29,78 @@ pub enum Command {
     AccountShow {
         name: String,
     },
+    /// What waits to be delivered: `limit` destinations, behind the one at which an earlier list ended (`after`).
+    QueueShow {
+        what: Selection,
+        limit: usize,
+        after: Option<String>,
+    },
+    /// Events put aside.
+    QueueParked {
+        limit: usize,
+    },
+    QueueRetry {
+        what: Selection,
+    },
+    QueueHold {
+        what: Selection,
+    },
+    QueueRelease {
+        what: Selection,
+    },
+    /// Only says how much it would be, unless `yes`.
+    QueueDrop {
+        what: Selection,
+        yes: bool,
+    },
     /// How the running service stands; only over the socket.
     Status,
+}
+
+/// Which deliveries a person means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selection {
+    /// As lists name it (`hub:12`), or in the person's words: a callback, a Jabber address, a node, `event:7`.
+    Destination(String),
+    Host(String),
+    /// Every Event put aside.
+    Parked,
+    All,
 }
 
 /// The answer: lines for a person, or what went wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
+    /// It goes on: words for who waits. More replies follow.
+    Progress(String),
     Done(Vec<String>),
     Failed(String),
 }
 
+/// What commands are carried out with.
+#[derive(Clone)]
+pub struct Desk {
+    pub service: Service,
+    /// The running queue, which must hear of what is done to deliveries; `None` if the service does not run.
+    pub queue: Option<Handle>,
+}
+
 /// Carries out a command on the store.
-pub async fn execute(service: &Service, command: Command) -> Reply {
+pub async fn execute(desk: &Desk, command: Command, progress: &Progress) -> Reply {
+    let service = &desk.service;
     let done = match command {
         Command::AccountList => list(service).await,
         Command::AccountAdd { name, owner } => add(service, &name, &owner).await,
         Command::AccountRemove { name } => remove(service, &name).await,
         Command::AccountShow { name } => show(service, &name).await,
+        Command::QueueShow { what, limit, after } => queue::list(service, what, limit, after).await,
+        Command::QueueParked { limit } => queue::parked(service, limit).await,
+        Command::QueueRetry { what } => queue::retry(desk, what, progress).await,
+        Command::QueueHold { what } => queue::hold(desk, what, progress).await,
+        Command::QueueRelease { what } => queue::release(desk, what, progress).await,
+        Command::QueueDrop { what, yes } => queue::discard(desk, what, yes, progress).await,
         Command::Status => Ok(vec!["rookery is not running".to_owned()]),
     };
     match done {
@@ -145,9 +201,10 @@ mod tests {
     }
 
     async fn ask(service: &Service, command: Command) -> Result<String, String> {
-        match execute(service, command).await {
+        let desk = Desk { service: service.clone(), queue: None };
+        match execute(&desk, command, &Progress::silent()).await {
             Reply::Done(lines) => Ok(lines.join("\n")),
-            Reply::Failed(words) => Err(words),
+            Reply::Failed(words) | Reply::Progress(words) => Err(words),
         }
     }
 

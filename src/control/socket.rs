@@ -1,4 +1,5 @@
-//! The control socket, `<store.path>/control` with mode 0600: one command and one reply as lines of JSON.
+//! The control socket, `<store.path>/control` with mode 0600: a command and its replies as lines of JSON. Long work tells
+//! its progress; the last line is the outcome. Who hangs up ends the work at its next step.
 
 use std::future::Future;
 use std::io;
@@ -8,12 +9,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use super::{Command, Reply};
+use crate::base::progress::Progress;
 use crate::base::shutdown::{Phase, Shutdown};
 
 /// A line has at most this many bytes.
 const LINE: u64 = 64 * 1024;
+/// How long a command may take to come. What it asks for may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn path(store: &Path) -> PathBuf {
@@ -34,7 +38,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 /// Answers commands by `execute` until the service stops.
 pub async fn serve<F, Fut>(listener: UnixListener, shutdown: Shutdown, execute: F)
 where
-    F: Fn(Command) -> Fut + Clone + Send + 'static,
+    F: Fn(Command, Progress) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Reply> + Send,
 {
     loop {
@@ -51,30 +55,46 @@ where
         };
         let execute = execute.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(PATIENCE, answer(stream, execute)).await;
+            let _ = answer(stream, execute).await;
         });
     }
 }
 
 async fn answer<F, Fut>(mut stream: UnixStream, execute: F) -> io::Result<()>
 where
-    F: Fn(Command) -> Fut,
+    F: Fn(Command, Progress) -> Fut,
     Fut: Future<Output = Reply>,
 {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read).take(LINE).read_line(&mut line).await?;
-    let reply = match serde_json::from_str(&line) {
-        Ok(command) => execute(command).await,
-        Err(error) => Reply::Failed(format!("this is no command of this version of rookery: {error}")),
+    tokio::time::timeout(PATIENCE, BufReader::new(read).take(LINE).read_line(&mut line)).await??;
+    let command = match serde_json::from_str(&line) {
+        Ok(command) => command,
+        Err(error) => {
+            let words = format!("this is no command of this version of rookery: {error}");
+            return send(&mut write, &Reply::Failed(words)).await;
+        }
     };
-    let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut work = std::pin::pin!(execute(command, Progress::new(move |words| drop(tell.send(words)))));
+    let reply = loop {
+        tokio::select! {
+            biased;
+            Some(words) = told.recv() => send(&mut write, &Reply::Progress(words)).await?,
+            reply = &mut work => break reply,
+        }
+    };
+    send(&mut write, &reply).await
+}
+
+async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut text = serde_json::to_string(reply).map_err(io::Error::other)?;
     text.push('\n');
     write.write_all(text.as_bytes()).await
 }
 
-/// Asks the running service. `None`: there is none.
-pub async fn ask(path: &Path, command: &Command) -> io::Result<Option<Reply>> {
+/// Asks the running service; `progress` hears how long work goes on. `None`: there is none.
+pub async fn ask(path: &Path, command: &Command, progress: &Progress) -> io::Result<Option<Reply>> {
     let mut stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
@@ -84,10 +104,18 @@ pub async fn ask(path: &Path, command: &Command) -> io::Result<Option<Reply>> {
     let mut text = serde_json::to_string(command).map_err(io::Error::other)?;
     text.push('\n');
     write.write_all(text.as_bytes()).await?;
-    let mut line = String::new();
-    let reading = BufReader::new(read).take(16 << 20).read_line(&mut line).await.map(|_| ());
-    reading?;
-    serde_json::from_str(&line).map(Some).map_err(io::Error::other)
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = String::new();
+        if (&mut read).take(16 << 20).read_line(&mut line).await? == 0 {
+            let words = "rookery ended before it had answered; what it had done by then is done";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, words));
+        }
+        match serde_json::from_str(&line).map_err(io::Error::other)? {
+            Reply::Progress(words) => progress.say(words),
+            reply => return Ok(Some(reply)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -99,13 +127,19 @@ mod tests {
     async fn a_command_goes_there_and_its_reply_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = path(folder.path());
-        assert_eq!(ask(&path, &Command::Status).await.unwrap(), None, "nobody listens");
+        assert_eq!(ask(&path, &Command::Status, &Progress::silent()).await.unwrap(), None, "nobody listens");
         let listener = bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (trigger, shutdown) = shutdown::channel();
-        let serving =
-            tokio::spawn(serve(listener, shutdown, |command| async move { Reply::Done(vec![format!("{command:?}")]) }));
-        let reply = ask(&path, &Command::AccountList).await.unwrap();
+        let execute = |command, progress: Progress| async move {
+            progress.say("half way");
+            Reply::Done(vec![format!("{command:?}")])
+        };
+        let serving = tokio::spawn(serve(listener, shutdown, execute));
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let progress = Progress::new(move |words| tell.send(words).unwrap());
+        let reply = ask(&path, &Command::AccountList, &progress).await.unwrap();
+        assert_eq!(told.recv().await.as_deref(), Some("half way"));
         assert_eq!(reply, Some(Reply::Done(vec!["AccountList".into()])));
         let mut garbage = UnixStream::connect(&path).await.unwrap();
         garbage.write_all(b"{\"command\":\"dance\"}\n").await.unwrap();
@@ -115,7 +149,7 @@ mod tests {
         trigger.set(Phase::Stopped);
         serving.await.unwrap();
         // A socket left behind by a killed process is dead, and is replaced.
-        assert_eq!(ask(&path, &Command::Status).await.unwrap(), None);
+        assert_eq!(ask(&path, &Command::Status, &Progress::silent()).await.unwrap(), None);
         drop(bind(&path).unwrap());
     }
 }

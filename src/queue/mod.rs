@@ -79,6 +79,19 @@ struct Parts {
 pub struct Queue {
     tasks: Vec<JoinHandle<()>>,
     stats: Arc<QueueStats>,
+    handle: Handle,
+}
+
+/// The way to the running worker for what a person does to deliveries in the store; cheap to clone.
+#[derive(Clone)]
+pub struct Handle(mpsc::UnboundedSender<worker::Note>);
+
+impl Handle {
+    /// What the store says of `destinations`, each with its host, was changed by a person: the worker reads it anew.
+    /// `at_once`: what held back the hosts counts no more.
+    pub fn changed(&self, destinations: Vec<(Destination, Option<String>)>, at_once: bool) {
+        let _ = self.0.send(worker::Note::Changed { destinations, at_once });
+    }
 }
 
 impl Queue {
@@ -88,16 +101,21 @@ impl Queue {
         let parts = Parts { store, networks: networks.into(), clock, ids, shutdown, stats: stats.clone() };
         let (notes, inbox) = mpsc::unbounded_channel();
         let (ask, asked) = mpsc::unbounded_channel();
+        let handle = Handle(notes.clone());
         let tasks = vec![
             tokio::spawn(relay::run(parts.clone(), notes.clone(), asked)),
             tokio::spawn(worker::run(parts.clone(), notes, inbox, ask)),
             tokio::spawn(sweep::run(parts)),
         ];
-        Queue { tasks, stats }
+        Queue { tasks, stats, handle }
     }
 
     pub fn stats(&self) -> Arc<QueueStats> {
         self.stats.clone()
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Waits for the parts to end, after [`Phase::Stopped`].

@@ -8,8 +8,9 @@ use crate::base::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Destination, Outcome};
 use crate::domain::event::What;
 use crate::network::Said;
+use crate::service::deliveries::close_if_drained;
 use crate::service::hub;
-use crate::store::tables::State;
+use crate::store::tables::{HELD, State};
 use crate::store::{KvError, Lane, StoreError, Tx};
 
 /// What was said of one delivery.
@@ -94,7 +95,7 @@ fn settle_one(tx: &mut Tx<'_>, ended: &Ended, settled: &mut Settled) -> Result<(
             let not_before = ended.not_before.unwrap_or(ended.at);
             note(&mut state, ended, false, why);
             state.health.not_before = not_before;
-            state.due = (!state.held).then_some(not_before);
+            state.due = Some(if state.held { HELD } else { not_before });
             left.not_before = Some(not_before);
         }
         Outcome::Done | Outcome::Gone(_) | Outcome::Refused(_) => {
@@ -148,24 +149,4 @@ fn end_subscription(tx: &mut Tx<'_>, destination: &Destination, why: &str) -> Re
         tx.delete_hub_subscription(nid, &subscription)?;
     }
     Ok(())
-}
-
-/// Takes a destination out of the due index once nothing waits for it; whether something does.
-fn close_if_drained(tx: &mut Tx<'_>, destination: &Destination) -> Result<bool, KvError> {
-    // Read in the same Change in which it is written: what was planned meanwhile is counted. The count serves, since a
-    // look for rows would step over all that were delivered lately.
-    let Some(state) = tx.read().destination(destination)? else { return Ok(false) };
-    if state.waiting > 0 {
-        return Ok(true);
-    }
-    let subscribed = match destination {
-        Destination::Hub(id) => tx.read().hub_subscription_by_id(*id)?.is_some(),
-        _ => false,
-    };
-    if subscribed && destination.is_lasting() {
-        tx.put_destination(Some(&state), &State { due: None, ..state.clone() })?;
-    } else {
-        tx.delete_destination(&state)?;
-    }
-    Ok(false)
 }

@@ -165,6 +165,14 @@ impl Slots {
         wait
     }
 
+    /// A person wants the host tried now: its rest is over, and one lane tries it first.
+    pub fn lift(&mut self, name: &str) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.not_before = Timestamp::default();
+            self.freed.push_back(name.to_owned());
+        }
+    }
+
     /// The host answered. While it rests, that is the end of something begun before, and says nothing.
     pub fn answered(&mut self, name: &str, now: Timestamp) {
         if let Some(host) = self.hosts.get_mut(name)

@@ -37,6 +37,11 @@ pub(super) enum Note {
     Express(Vec<(Destination, Task)>),
     /// Destinations with new deliveries in the store.
     Woken(Vec<Woken>),
+    /// A person changed what the store says of these; with their hosts.
+    Changed {
+        destinations: Vec<(Destination, Option<String>)>,
+        at_once: bool,
+    },
     Loaded {
         destination: Destination,
         generation: u64,
@@ -241,6 +246,11 @@ impl Worker {
                     self.wake(woken);
                 }
             }
+            Note::Changed { destinations, at_once } => {
+                for (destination, host) in destinations {
+                    self.begin_anew(&destination, host.as_deref(), at_once);
+                }
+            }
             Note::Loaded { destination, generation, granted, loaded } => {
                 self.memory -= granted;
                 self.loaded(destination, generation, loaded);
@@ -273,6 +283,34 @@ impl Worker {
             self.memory -= bytes;
         }
         self.slots.give_back(lane.class, lane.host.as_deref(), now);
+        self.call(destination);
+    }
+
+    /// Reads again what waits for a destination, whether it is held, and when it may go on.
+    fn begin_anew(&mut self, destination: &Destination, host: Option<&str>, at_once: bool) {
+        let Some(lane) = self.lane(destination, host) else { return };
+        lane.generation += 1;
+        if lane.class == Class::Own {
+            // Of what was told from memory the store may know nothing yet.
+            lane.awaited = lane.awaited.max(Some(lane.known));
+        }
+        let (awaited, bytes) = (lane.awaited, std::mem::take(&mut lane.bytes));
+        // What was handed over stays so; what was only read counts as not read.
+        if let Some(task) = lane.queue.front() {
+            lane.known = task.seq.saturating_sub(1);
+        }
+        lane.queue.clear();
+        lane.more = true;
+        lane.held = false;
+        lane.not_before = Timestamp::default();
+        let host = lane.host.clone().filter(|_| at_once);
+        self.memory -= bytes;
+        if let Some(seq) = awaited {
+            let _ = self.relay.send((destination.clone(), seq));
+        }
+        if let Some(host) = host {
+            self.slots.lift(&host);
+        }
         self.call(destination);
     }
 

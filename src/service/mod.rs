@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod contact;
+pub mod deliveries;
 mod entries;
 pub mod hub;
 pub mod manage;

@@ -46,7 +46,7 @@ use crate::domain::node::{NodeId, NodeName};
 
 pub use accounts::Account;
 pub use counters::{Counter, Counters};
-pub use queue::{Due, Pins, Planned, State};
+pub use queue::{Due, HELD, Pins, Planned, State};
 pub use subscriptions::RESOURCES_MOST;
 pub use tally::Tally;
 
@@ -117,6 +117,9 @@ pub fn event_key(seq: u64) -> Vec<u8> {
 }
 fn planned_key(seq: u64) -> Vec<u8> {
     Key::new(b'h').num(seq).done()
+}
+fn parked_key(seq: u64) -> Vec<u8> {
+    Key::new(b'z').num(seq).done()
 }
 fn node_name_key(service: &BareJid, name: &NodeName) -> Vec<u8> {
     Key::new(b'n').text(service.as_str()).end(name.as_str().as_bytes())

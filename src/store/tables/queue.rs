@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::domain::delivery::{Delivery, Health};
 use crate::domain::event::{Event, What};
+use crate::domain::item::Item;
 
 /// An Event that was planned: it lives until its planning is over and `left` deliveries have ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -46,6 +47,10 @@ pub struct State {
     pub health: Health,
 }
 
+/// When a held destination is due: never by itself. In the due index all the same, since there a start finds it, and
+/// knows that nothing may go past what waits.
+pub const HELD: Timestamp = Timestamp(i64::MAX);
+
 impl State {
     pub fn new(destination: Destination, host: Option<String>) -> Self {
         State { destination, host, due: None, last_planned: 0, waiting: 0, held: false, health: Health::default() }
@@ -83,9 +88,18 @@ impl dyn Read + '_ {
         Ok(row(self, &pins_key(version))?.unwrap_or_default())
     }
 
-    /// Whether an Event still has something to tell.
+    pub fn parked_event(&self, seq: u64) -> Result<Option<Event>> {
+        row(self, &parked_key(seq))
+    }
+
+    /// Whether an Event still has something to tell, also if it was put aside until a person looks at it.
     pub fn event_alive(&self, seq: u64) -> Result<bool> {
-        Ok(self.get(&event_key(seq))?.is_some() || self.get(&planned_key(seq))?.is_some())
+        for key in [event_key(seq), planned_key(seq), parked_key(seq)] {
+            if self.get(&key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The deliveries of a destination in order, behind the one of Event `behind`.
@@ -134,7 +148,53 @@ impl Tx<'_> {
     /// Puts aside an Event that cannot be planned, for a person to look at; it blocks nobody.
     pub fn park_event(&mut self, seq: u64, event: &Event) -> Result<()> {
         self.delete(event_key(seq))?;
-        self.put(Key::new(b'z').num(seq).done(), encode(event))
+        self.put(parked_key(seq), encode(event))
+    }
+
+    /// Promises an Event that was put aside anew, under a new number: its old one is behind what was planned since.
+    /// `None` if there is no such Event. What it pins goes over to the new number.
+    pub fn unpark_event(&mut self, seq: u64) -> Result<Option<u64>> {
+        let Some(event) = self.read().parked_event(seq)? else { return Ok(None) };
+        self.delete(parked_key(seq))?;
+        self.stop_planning(seq)?;
+        let anew = self.next(Counter::Event);
+        self.put(event_key(anew), encode(&event))?;
+        if let What::Published { item, version, .. } = &event.what {
+            let shown = self.read().item(event.node.id, item)?.filter(|item| item.version == *version);
+            if let Some(item) = shown {
+                self.put_item(event.node.id, &Item { event: anew, ..item })?;
+            }
+            let pins = self.read().pins(*version)?;
+            if pins.events > 0 {
+                self.put(pins_key(*version), encode(&Pins { published_by: anew, ..pins }))?;
+            }
+        }
+        if self.read().swept_after(event.node.id)? == Some(seq) {
+            self.mark_for_sweep(event.node.id, anew)?;
+        }
+        Ok(Some(anew))
+    }
+
+    /// Forgets an Event that was put aside: nobody will be told of it. Whether there was one.
+    pub fn drop_parked(&mut self, seq: u64) -> Result<bool> {
+        let Some(event) = self.read().parked_event(seq)? else { return Ok(false) };
+        self.delete(parked_key(seq))?;
+        self.stop_planning(seq)?;
+        if self.read().planned(seq)?.is_none() {
+            self.end_event(seq, &event)?;
+        }
+        Ok(true)
+    }
+
+    /// Whom an Event was planned for before it was put aside is told; nobody else is.
+    fn stop_planning(&mut self, seq: u64) -> Result<()> {
+        match self.read().planned(seq)? {
+            Some(planned) if planned.left > 0 => {
+                self.put(planned_key(seq), encode(&Planned { planning: None, ..planned }))
+            }
+            Some(_) => self.delete(planned_key(seq)),
+            None => Ok(()),
+        }
     }
 
     /// Removes an Event whose last delivery ended, and its payload, unless an item shows it or another Event pins it.

@@ -1,0 +1,290 @@
+//! What an administrator does: the queue, export and import, check, SIGHUP; with our own binary as it runs, and as it
+//! does not.
+
+mod support;
+
+// The server of the crash test serves here as well.
+#[allow(dead_code)]
+mod crash {
+    pub mod ledger;
+    pub mod server;
+}
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crash::server::{Server, entry};
+use jid::BareJid;
+use rookery::domain::event::{Event, NodeRef, What};
+use rookery::domain::item::Item;
+use rookery::domain::node::NodeName;
+use rookery::store::{self, Backend, Lane};
+use support::client::{self, MICROBLOG};
+use support::rookery::{PUBLIC, Rookery, Settings};
+use support::servers::{HOST, SECRET, SOCIAL, at_social};
+use support::until;
+use support::web::{self, Reception, Subscriber};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Scene {
+    server: Server,
+    rookery: Rookery,
+    site: Subscriber,
+}
+
+impl Scene {
+    async fn begin(backend: &str) -> Scene {
+        let server = Server::start().await;
+        let mut rookery = Rookery::begin(&Settings {
+            jid: SOCIAL.to_owned(),
+            server: server.address.clone(),
+            secret: SECRET.to_owned(),
+            backend: backend.to_owned(),
+        });
+        rookery.ready().await;
+        Scene { server, rookery, site: Subscriber::start().await }
+    }
+
+    async fn post(&self, item: &str) {
+        let by = format!("alice@{HOST}/desk");
+        let payload = client::publish(MICROBLOG, item, &entry(item, 20));
+        self.server.ask("set", &by, &at_social("alice"), &payload).await.expect("alice may post");
+    }
+
+    async fn subscribe(&self, who: &str) {
+        let payload = client::subscribe(MICROBLOG, who);
+        self.server.ask("set", who, &at_social("alice"), &payload).await.expect("everybody may subscribe");
+    }
+
+    /// Has the callback `name` subscribed to alice's feed.
+    async fn subscribe_site(&self, name: &str, secret: Option<&str>) {
+        let (topic, callback) = (format!("{PUBLIC}/@alice.atom"), self.site.callback(name));
+        let mut form = vec![("hub.mode", "subscribe"), ("hub.topic", &*topic), ("hub.callback", &*callback)];
+        form.extend(secret.map(|secret| ("hub.secret", secret)));
+        assert_eq!(web::post(&self.rookery.served("/hub"), &form).await.expect("the hub answers").status, 202);
+        self.site.verified(name).await;
+        // The intent is noted a moment after it was confirmed.
+        self.shown(&["--destination", &callback], "nothing was delivered yet").await;
+    }
+
+    /// What subscribers over XMPP heard: who and which item.
+    fn heard(&self, who: &str) -> Vec<String> {
+        self.server.ledger(|ledger| {
+            ledger.heard.iter().filter(|heard| heard.who == who).map(|heard| heard.item.clone()).collect()
+        })
+    }
+
+    fn store_path(&self) -> PathBuf {
+        self.rookery.config_path().with_file_name("store")
+    }
+
+    /// Runs a command that must succeed.
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        let (status, text) = self.rookery.command(arguments);
+        println!("$ rookery {}\n{text}", arguments.join(" "));
+        assert!(status.success(), "{arguments:?}: {text}");
+        text
+    }
+
+    /// Runs a command that must fail.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str]) -> String {
+        let (status, text) = self.rookery.command(arguments);
+        println!("$ rookery {}\n{text}", arguments.join(" "));
+        assert!(!status.success(), "{arguments:?}: {text}");
+        text
+    }
+
+    /// Lists the queue until `words` are in it.
+    async fn shown(&self, arguments: &[&str], words: &str) -> String {
+        let arguments = [&["queue", "show"], arguments].concat();
+        let begun = Instant::now();
+        loop {
+            let (_, text) = self.rookery.command(&arguments);
+            if text.contains(words) {
+                println!("$ rookery {}\n{text}", arguments.join(" "));
+                return text;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{words:?} never came: {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[track_caller]
+fn has(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in {text:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_callback_is_shown_held_released_and_tried_at_once_when_a_person_says_so() {
+    let mut scene = Scene::begin("fjall").await;
+    scene.post("first").await;
+    scene.subscribe_site("reader", None).await;
+    let callback = scene.site.callback("reader");
+    let host = callback.split('/').nth(2).unwrap().to_owned();
+    scene.site.answer_push("reader", Reception::Status(500));
+    scene.post("second").await;
+    let text = scene.shown(&[], "failed 1 time in a row").await;
+    has(&text, &["hub:1", &callback, "@alice.atom", "1 delivery waits, the oldest for", "next attempt in", "500"]);
+    assert_eq!(scene.site.pushes("reader").len(), 1);
+    // The same by host, with and without port; of another host there is nothing.
+    has(&scene.done(&["queue", "show", "--host", &host]), &["hub:1"]);
+    has(&scene.done(&["queue", "show", "--host", "127.0.0.1"]), &["hub:1"]);
+    has(&scene.done(&["queue", "show", "--host", "other.example"]), &["nothing waits to be delivered"]);
+
+    has(&scene.done(&["queue", "hold", &callback]), &["1 destination held: 1 delivery waits"]);
+    scene.site.answer_push("reader", Reception::Status(200));
+    scene.post("third").await;
+    scene.shown(&["--destination", "hub:1"], "2 deliveries wait").await;
+    has(&scene.done(&["queue", "retry", &callback]), &["1 destination held: release them first"]);
+    // A hold outlives the process.
+    assert!(scene.rookery.drain().await.unwrap().success());
+    has(&scene.done(&["queue", "show"]), &["2 deliveries wait", "; held"]);
+    scene.rookery.start_again().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(scene.site.pushes("reader").len(), 1, "nothing is sent to who is held");
+
+    has(&scene.done(&["queue", "release", "--host", &host]), &["1 destination released; 2 deliveries wait"]);
+    has(&scene.done(&["queue", "retry", "hub:1"]), &["2 deliveries to 1 destination are tried now"]);
+    scene.site.push_with("reader", "third").await;
+    scene.shown(&[], "nothing waits to be delivered").await;
+    has(&scene.done(&["queue", "show", "--destination", &callback]), &["nothing waits", "delivered (after"]);
+    has(&scene.done(&["queue", "retry", "--all"]), &["nothing waits there"]);
+    has(&scene.refused(&["queue", "retry"]), &["say which"]);
+    has(&scene.refused(&["queue", "retry", "what is this"]), &["is no destination"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_on_a_stopped_service_counts_when_it_starts() {
+    let mut scene = Scene::begin("sled").await;
+    scene.post("first").await;
+    scene.subscribe_site("reader", None).await;
+    scene.site.answer_push("reader", Reception::Status(503));
+    scene.post("second").await;
+    scene.shown(&[], "failed 1 time in a row").await;
+    let (status, _) = scene.rookery.command(&["queue", "retry", "--all"]);
+    assert!(status.success());
+    scene.shown(&[], "failed 2 times in a row").await;
+    scene.done(&["queue", "retry", "--host", "127.0.0.1"]);
+    scene.shown(&[], "failed 3 times in a row").await;
+    // The next attempt would come after twenty seconds.
+    assert!(scene.rookery.drain().await.unwrap().success());
+    has(&scene.done(&["queue", "retry", "--all"]), &["1 delivery to 1 destination are tried when rookery starts"]);
+    scene.site.answer_push("reader", Reception::Status(200));
+    let begun = Instant::now();
+    scene.rookery.start_again().await;
+    scene.site.push_with("reader", "second").await;
+    scene.shown(&[], "nothing waits to be delivered").await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_dropped_only_with_yes_and_then_never_sent() {
+    let mut scene = Scene::begin("fjall").await;
+    scene.post("first").await;
+    scene.subscribe_site("reader", None).await;
+    scene.site.answer_push("reader", Reception::Status(500));
+    scene.post("second").await;
+    scene.shown(&[], "failed 1 time").await;
+    has(&scene.refused(&["queue", "drop", "hub:1"]), &["1 delivery to 1 destination would be dropped", "--yes"]);
+    scene.shown(&[], "1 delivery waits").await;
+    has(&scene.done(&["queue", "drop", "hub:1", "--yes"]), &["1 delivery to 1 destination dropped"]);
+    scene.site.answer_push("reader", Reception::Status(200));
+    // What comes later is delivered; the feed shows the second post too, but in one push, not two.
+    scene.post("third").await;
+    scene.site.push_with("reader", "third").await;
+    assert_eq!(scene.site.pushes("reader").len(), 2);
+
+    scene.site.answer_push("reader", Reception::Status(500));
+    scene.post("fourth").await;
+    scene.shown(&[], "failed 1 time").await;
+    assert!(scene.rookery.drain().await.unwrap().success());
+    has(&scene.refused(&["queue", "drop", "--host", "127.0.0.1"]), &["1 delivery to 1 destination"]);
+    has(&scene.done(&["queue", "drop", "--host", "127.0.0.1", "--yes"]), &["1 delivery to 1 destination dropped"]);
+    has(&scene.done(&["queue", "show"]), &["nothing waits"]);
+    scene.site.answer_push("reader", Reception::Status(200));
+    scene.rookery.start_again().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(scene.site.pushes("reader").len() == 3, "two that were answered, and one that failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_subscribers_over_xmpp_hear_nothing_until_released_and_then_everything_in_order() {
+    let mut scene = Scene::begin("fjall").await;
+    scene.post("first").await;
+    let juliet = format!("juliet@{HOST}");
+    scene.subscribe(&juliet).await;
+    scene.post("second").await;
+    assert!(until(PATIENCE, || scene.heard(&juliet).ends_with(&["second".to_owned()])).await);
+    let before = scene.heard(&juliet).len();
+    let node = format!("{}/{MICROBLOG}", at_social("alice"));
+    has(&scene.done(&["queue", "hold", &node]), &["1 destination held: nothing waits for them"]);
+    scene.post("third").await;
+    // Also after a start: what is told from memory must not pass by what waits.
+    let sessions = scene.server.sessions();
+    scene.rookery.start_again().await;
+    scene.server.let_in_again(sessions).await;
+    scene.post("fourth").await;
+    scene.shown(&[], "2 deliveries wait").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(scene.heard(&juliet).len(), before, "{:?}", scene.heard(&juliet));
+    has(&scene.done(&["queue", "show"]), &["the XMPP subscribers of alice@social.montague.test/urn:xmpp:microblog:0"]);
+    has(&scene.done(&["queue", "release", "--all"]), &["1 destination released; 2 deliveries wait"]);
+    assert!(until(PATIENCE, || scene.heard(&juliet).len() == before + 2).await, "{:?}", scene.heard(&juliet));
+    assert_eq!(scene.heard(&juliet)[before..], ["third", "fourth"]);
+}
+
+/// Puts an Event that tells of alice's newest post aside, as the relay does with one that it cannot plan; its number.
+async fn put_aside(scene: &Scene) -> u64 {
+    let store = store::open(Backend::Fjall, &scene.store_path()).expect("the store of a stopped service opens");
+    let parked = store.commit(Lane::Asked, |tx| {
+        let service = BareJid::new(&at_social("alice")).unwrap();
+        let node = tx.read().node_named(&service, &NodeName::microblog())?.unwrap();
+        let item = tx.read().items(node.id, 0, u64::MAX, 1, true)?.pop().unwrap();
+        let seq = tx.read().node_state(node.id)?.seq;
+        let what = What::Published { item: item.id.clone(), version: item.version, publisher: item.author.clone() };
+        let node = NodeRef { id: node.id, service: node.service, name: node.name, kind: node.kind };
+        let event = Event { at: item.updated, node, node_seq: seq, what };
+        let number = tx.emit(&event)?;
+        tx.put_item(event.node.id, &Item { event: number, ..item })?;
+        tx.park_event(number, &event)?;
+        Ok(Ok::<_, ()>(number))
+    });
+    let number = parked.await.unwrap().unwrap();
+    store.close();
+    number
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_put_aside_is_seen_and_told_or_forgotten_as_a_person_says() {
+    let mut scene = Scene::begin("fjall").await;
+    scene.post("first").await;
+    let juliet = format!("juliet@{HOST}");
+    scene.subscribe(&juliet).await;
+    scene.post("second").await;
+    assert!(until(PATIENCE, || scene.heard(&juliet).contains(&"second".to_owned())).await);
+    let second = |scene: &Scene| scene.heard(&juliet).iter().filter(|item| *item == "second").count();
+    assert!(scene.rookery.drain().await.unwrap().success());
+    has(&scene.done(&["queue", "parked"]), &["no event is put aside"]);
+    let (one, other) = (put_aside(&scene).await, put_aside(&scene).await);
+    let text = scene.done(&["queue", "parked"]);
+    has(&text, &[&format!("event:{one}"), &format!("event:{other}"), "item \"second\" was published at alice@"]);
+    has(&scene.done(&["queue", "show"]), &["nothing waits", "rookery queue parked"]);
+    has(&scene.refused(&["queue", "drop", &format!("event:{other}")]), &["1 event would be dropped", "--yes"]);
+    has(&scene.done(&["queue", "drop", &format!("event:{other}"), "--yes"]), &["nobody will be told"]);
+
+    scene.rookery.start_again().await;
+    let before = second(&scene);
+    // While it runs: the relay is beyond that number, and must be told of it all the same.
+    has(&scene.done(&["queue", "retry", &format!("event:{one}")]), &["1 event promised anew"]);
+    assert!(until(PATIENCE, || second(&scene) == before + 1).await);
+    has(&scene.refused(&["queue", "retry", &format!("event:{one}")]), &["see `rookery queue parked`"]);
+    has(&scene.done(&["queue", "retry", "--parked"]), &["0 events"]);
+    // The post outlives what was told of it.
+    assert!(scene.rookery.get("/@alice.atom").await.body.contains("second"));
+}
