@@ -1,6 +1,8 @@
 //! The only wiring: builds the store, the use cases, the link, the queue and the listeners, and takes them down in
 //! order. Nothing in the house is global: everything is given from here.
 
+mod reload;
+
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -32,6 +34,8 @@ use crate::xmpp::link::{self, Instance, LinkConfig, LinkHandle, LinkState};
 use crate::xmpp::notify::Notifier;
 use crate::xmpp::{Edge, Out};
 
+pub use reload::Reload;
+
 /// How long requests that were read may take to their answer at the end.
 const ANSWERS: Duration = Duration::from_secs(2);
 /// How long an orderly end may take before what is left waits for the next start.
@@ -51,7 +55,7 @@ pub enum RunError {
 }
 
 /// Runs the service until `stop` says so, then drains it.
-pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown::channel();
     let (clock, ids) = (Clock::system(), Ids::system());
     let store = open(&config).await?;
@@ -68,6 +72,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), R
     let mut tasks = JoinSet::new();
     let (edge, link, running) = attach(&config, &service, &clock, &ids, shutdown.clone())?;
     tasks.spawn(running);
+    tasks.spawn(reload::serve(config.clone(), reload, service.clone(), edge.clone(), shutdown.clone()));
     let topics = Topics::new(service.clone());
     let ostatus = OStatus::new(service.clone(), topics.clone(), client);
     let notifier = Notifier::new(store.clone(), link.clone());
@@ -136,7 +141,12 @@ pub async fn open(config: &Config) -> Result<Store, OpenError> {
 /// The use cases as configured.
 pub fn service(config: &Config, store: Store, clock: &Clock, ids: &Ids) -> Service {
     let addresses = Addresses::new(config.component.jid.clone(), &config.http.public_url, &config.http.acct_domain);
-    let rules = Rules {
+    Service::new(store, addresses, rules(config), clock.clone(), ids.clone())
+}
+
+/// What the administrator decides, as the use cases need it.
+fn rules(config: &Config) -> Rules {
+    Rules {
         registration: match config.accounts.registration {
             config::Registration::Closed => Registration::Closed,
             config::Registration::Hosts => Registration::Hosts,
@@ -147,8 +157,7 @@ pub fn service(config: &Config, store: Store, clock: &Clock, ids: &Ids) -> Servi
         create_nodes_hosts: config.pubsub.create_nodes_hosts.clone(),
         max_payload: config.limits.max_payload_bytes,
         quota: config.limits.quota,
-    };
-    Service::new(store, addresses, rules, clock.clone(), ids.clone())
+    }
 }
 
 /// The configuration of the component's link.

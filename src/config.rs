@@ -30,6 +30,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("pubsub", &["create_nodes_hosts"]),
     ("federation", &["allow_private_addresses"]),
     ("limits", &["max_stanza_bytes", "max_payload_bytes", "max_nodes", "max_subscriptions", "trusted_hosts"]),
+    ("log", &["level"]),
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,7 @@ pub struct Config {
     pub pubsub: Pubsub,
     pub federation: Federation,
     pub limits: Limits,
+    pub log: Log,
 }
 
 /// The link to the XMPP server (XEP-0114).
@@ -145,6 +147,37 @@ pub struct Quota {
 impl Default for Quota {
     fn default() -> Self {
         Quota { nodes: 1_000, subscriptions: 10_000 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least important lines that are written.
+    pub level: LogLevel,
+}
+
+/// How important a log line is, the most important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something is lost or does not work, and a person has to act.
+    Error,
+    /// Something went wrong, and is dealt with.
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
     }
 }
 
@@ -255,12 +288,47 @@ impl Config {
         let accounts = accounts(&mut r, own_host.clone());
         let pubsub = pubsub(&mut r, own_host);
         let limits = limits(&mut r);
+        let log = log(&mut r);
         match (component, http, r.finish()) {
             (Some(component), Some(http), problems) if problems.is_empty() => {
-                Ok(Config { component, http, store, accounts, pubsub, federation, limits })
+                Ok(Config { component, http, store, accounts, pubsub, federation, limits, log })
             }
             (_, _, problems) => Err(ConfigError::Problems { problems }),
         }
+    }
+
+    /// The keys whose values are others in `other`, in the order of [`KEYS`]. A secret counts as `component.secret`,
+    /// wherever it is written.
+    pub fn differences(&self, other: &Config) -> Vec<&'static str> {
+        let Config { component, http, store, accounts, pubsub, federation, limits, log } = self;
+        let compared = [
+            ("component.jid", component.jid != other.component.jid),
+            ("component.server", component.server != other.component.server),
+            ("component.secret", component.secret != other.component.secret),
+            ("component.server_host", component.server_host != other.component.server_host),
+            ("component.allow_plaintext", component.allow_plaintext != other.component.allow_plaintext),
+            ("http.listen", http.listen != other.http.listen),
+            ("http.admin_listen", http.admin_listen != other.http.admin_listen),
+            ("http.public_url", http.public_url != other.http.public_url),
+            ("http.acct_domain", http.acct_domain != other.http.acct_domain),
+            ("store.backend", store.backend != other.store.backend),
+            ("store.path", store.path != other.store.path),
+            ("accounts.registration", accounts.registration != other.accounts.registration),
+            ("accounts.auto_register_hosts", accounts.auto_register_hosts != other.accounts.auto_register_hosts),
+            ("accounts.admins", accounts.admins != other.accounts.admins),
+            ("pubsub.create_nodes_hosts", pubsub.create_nodes_hosts != other.pubsub.create_nodes_hosts),
+            (
+                "federation.allow_private_addresses",
+                federation.allow_private_addresses != other.federation.allow_private_addresses,
+            ),
+            ("limits.max_stanza_bytes", limits.max_stanza_bytes != other.limits.max_stanza_bytes),
+            ("limits.max_payload_bytes", limits.max_payload_bytes != other.limits.max_payload_bytes),
+            ("limits.max_nodes", limits.quota.nodes != other.limits.quota.nodes),
+            ("limits.max_subscriptions", limits.quota.subscriptions != other.limits.quota.subscriptions),
+            ("limits.trusted_hosts", limits.trusted_hosts != other.limits.trusted_hosts),
+            ("log.level", log.level != other.log.level),
+        ];
+        compared.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 }
 
@@ -529,6 +597,14 @@ fn limits(r: &mut Reader) -> Limits {
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let trusted_hosts = hosts(r, ("limits", "trusted_hosts"), None);
     Limits { max_stanza_bytes: size(stanza), max_payload_bytes: size(payload), quota, trusted_hosts }
+}
+
+fn log(r: &mut Reader) -> Log {
+    const LEVEL: Key = ("log", "level");
+    let level = r.get::<String>(LEVEL);
+    let level =
+        level.and_then(|text| r.word(LEVEL, &text, r#"write level = "info", or "error", "warn", "debug", "trace""#));
+    Log { level: level.unwrap_or(LogLevel::Info) }
 }
 
 /// A list of Jabber hosts; by default the server's own.

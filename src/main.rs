@@ -5,11 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rookery::app::Reload;
 use rookery::base::progress::Progress;
-use rookery::config::Config;
+use rookery::config::{Config, ConfigError, LogLevel};
 use rookery::control::{Command, Reply, Selection};
 use rookery::{app, check};
-use tracing_subscriber::EnvFilter;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -162,7 +167,8 @@ impl Queue {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (What::Run(file) | What::Check(file) | What::Account { file, .. } | What::Queue { file, .. }) = &arguments.what;
-    let config = match Config::load(&file.config) {
+    let path = file.config.clone();
+    let config = match Config::load(&path) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
@@ -171,8 +177,9 @@ async fn main() -> ExitCode {
     };
     match arguments.what {
         What::Run(_) => {
-            log();
-            match app::run(config, stop()).await {
+            let set_log_level = log(config.log.level);
+            let reload = Reload { news: hangups(path), set_log_level };
+            match app::run(config, reload, stop()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!(%error, "rookery cannot run");
@@ -223,25 +230,39 @@ fn progress() -> Progress {
     Progress::new(|words| eprintln!("{words}"))
 }
 
-/// Log lines go to standard error; `RUST_LOG` chooses what. The engines' own notes are for who asks for them.
-fn log() {
-    let usual = "info,fjall=warn,lsm_tree=warn,sled=warn";
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    format.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+/// Log lines go to standard error; `RUST_LOG` chooses what, or else the configuration. The engines' own notes are for who
+/// asks for them. Gives the way to set another level: it says whether that could be done.
+fn log(level: LogLevel) -> Box<dyn Fn(LogLevel) -> bool + Send + Sync> {
+    let chosen = EnvFilter::try_from_default_env();
+    let fixed = chosen.is_ok();
+    let (filter, handle) = reload::Layer::new(chosen.unwrap_or_else(|_| usual(level)));
+    let format = tracing_subscriber::fmt::layer().with_target(false);
+    let format = format.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(format).init();
+    Box::new(move |level| !fixed && handle.reload(usual(level)).is_ok())
+}
+
+fn usual(level: LogLevel) -> EnvFilter {
+    // What others in the process have to say is of little use to who wants to know more about us.
+    let (ours, others) = (level.as_str(), level.min(LogLevel::Info).as_str());
+    let engines = level.min(LogLevel::Warn).as_str();
+    EnvFilter::new(format!("{others},rookery={ours},fjall={engines},lsm_tree={engines},sled={engines}"))
+}
+
+/// The configuration as it is read again at each SIGHUP.
+fn hangups(path: PathBuf) -> mpsc::Receiver<Result<Config, ConfigError>> {
+    let (news, reads) = mpsc::channel(1);
+    // From here on SIGHUP does not end us; its default would, without a drain.
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        tokio::spawn(
+            async move { while hangup.recv().await.is_some() && news.send(Config::load(&path)).await.is_ok() {} },
+        );
+    }
+    reads
 }
 
 /// Returns when the service is asked to stop.
 async fn stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    // The default of SIGHUP would end us without a drain.
-    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
-        tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
-                tracing::info!("SIGHUP: the configuration is read at the start only; restart rookery to apply changes");
-            }
-        });
-    }
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => tokio::select! {
             _ = terminate.recv() => {}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rookery::config::{Backend, Config, ConfigError, DEFAULT_BACKEND, KEYS, Problem, Registration};
+use rookery::config::{Backend, Config, ConfigError, DEFAULT_BACKEND, KEYS, LogLevel, Problem, Registration};
 
 const SMALL: &str = r#"
 [component]
@@ -349,4 +349,58 @@ fn a_variable_that_is_no_text_is_an_error() {
 fn a_file_that_cannot_be_read_is_named() {
     let error = Config::load(Path::new("/nonexistent/rookery.toml")).unwrap_err().to_string();
     has(&error, &["/nonexistent/rookery.toml", "No such file"]);
+}
+
+#[test]
+fn every_key_that_differs_is_named() {
+    let other = parse(
+        r#"
+[component]
+jid = "other.example.net"
+server = "192.0.2.1:5348"
+secret = "another"
+server_host = "example.net"
+allow_plaintext = true
+[http]
+listen = "127.0.0.1:9080"
+admin_listen = "127.0.0.1:9090"
+public_url = "https://other.example.net"
+acct_domain = "example.net"
+[store]
+backend = "sled"
+path = "/srv/rookery"
+[accounts]
+registration = "closed"
+auto_register_hosts = []
+admins = ["admin@example.net"]
+[pubsub]
+create_nodes_hosts = []
+[federation]
+allow_private_addresses = true
+[limits]
+max_stanza_bytes = 400000
+max_payload_bytes = 100000
+max_nodes = 7
+max_subscriptions = 7
+trusted_hosts = ["example.net"]
+[log]
+level = "debug"
+"#,
+    );
+    let (small, other) = (parse(SMALL).unwrap(), other.unwrap());
+    let all: Vec<String> = KEYS
+        .iter()
+        .flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")))
+        .filter(|key| key != "component.secret_file")
+        .collect();
+    let mut named = small.differences(&other);
+    named.sort_by_key(|key| all.iter().position(|known| known == key));
+    assert_eq!(named, all);
+    assert!(small.differences(&small).is_empty());
+}
+
+#[test]
+fn a_level_of_the_log_is_one_of_five_words() {
+    assert_eq!(parse(&format!("{SMALL}[log]\nlevel = \"warn\"\n")).unwrap().log.level, LogLevel::Warn);
+    has(&problem_of("log", "level = \"loud\""), &["log.level", "unknown word", r#"level = "info""#]);
 }

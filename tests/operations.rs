@@ -11,6 +11,7 @@ mod crash {
 }
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crash::server::{Server, entry};
@@ -77,6 +78,17 @@ impl Scene {
 
     fn store_path(&self) -> PathBuf {
         self.rookery.config_path().with_file_name("store")
+    }
+
+    /// Changes the configuration's file.
+    fn rewrite(&self, change: impl FnOnce(&str) -> String) {
+        let text = std::fs::read_to_string(self.rookery.config_path()).unwrap();
+        std::fs::write(self.rookery.config_path(), change(&text)).unwrap();
+    }
+
+    fn hang_up(&self) {
+        let pid = self.rookery.pid().expect("rookery runs").to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
     /// Runs a command that must succeed.
@@ -287,4 +299,41 @@ async fn an_event_put_aside_is_seen_and_told_or_forgotten_as_a_person_says() {
     has(&scene.done(&["queue", "retry", "--parked"]), &["0 events"]);
     // The post outlives what was told of it.
     assert!(scene.rookery.get("/@alice.atom").await.body.contains("second"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sighup_applies_what_it_can_and_names_what_needs_a_restart_or_is_wrong() {
+    let scene = Scene::begin("fjall").await;
+    let refused = scene.refused(&["account", "show", "carol"]);
+    has(&refused, &["no account carol"]);
+    let carol = format!("carol@{HOST}");
+    let register = "<query xmlns='jabber:iq:register'><username>carol</username></query>";
+    scene.rewrite(|text| text.replace("registration = \"hosts\"", "registration = \"closed\""));
+    scene.hang_up();
+    let line = scene.rookery.log_line(&["SIGHUP", "from now on"]).await;
+    has(&line, &["INFO", "accounts.registration"]);
+    assert!(!line.contains("limits"), "{line}");
+    scene.server.ask("set", &carol, SOCIAL, register).await.expect_err("registration is closed now");
+
+    scene.rewrite(|text| text.replace("public_url = \"https://social", "public_url = \"https://other"));
+    scene.rewrite(|text| text.replace("\"closed\"", "\"hosts\"") + "[log]\nlevel = \"debug\"\n");
+    scene.hang_up();
+    let line = scene.rookery.log_line(&["needs a restart"]).await;
+    has(&line, &["WARN", "http.public_url"]);
+    has(&scene.rookery.log_line(&["from now on", "log.level"]).await, &["accounts.registration, log.level"]);
+    scene.server.ask("set", &carol, SOCIAL, register).await.expect("registration is open to the host again");
+    has(&scene.done(&["account", "show", "carol"]), &[&format!("{PUBLIC}/@carol")]);
+
+    scene.rewrite(|text| text.replace("admins = [", "admin = ["));
+    scene.hang_up();
+    let line = scene.rookery.log_line(&["everything stays as it was"]).await;
+    has(&line, &["ERROR"]);
+    has(&scene.rookery.log_line(&["accounts.admin:", "unknown key"]).await, &["`admins`"]);
+    scene.rewrite(|text| text.replace("admin = [", "admins = ["));
+    scene.hang_up();
+    // What needs a restart is said each time, as long as it is so.
+    assert!(until(PATIENCE, || scene.rookery.log().matches("needs a restart").count() == 2).await);
+    scene.rewrite(|text| text.replace("public_url = \"https://other", "public_url = \"https://social"));
+    scene.hang_up();
+    scene.rookery.log_line(&["nothing has changed"]).await;
 }

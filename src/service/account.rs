@@ -10,9 +10,10 @@ use crate::store::{Account, Tx};
 
 /// Registers `name` for `owner`, if the rules allow it; the account that is there already if it is theirs.
 pub(super) fn register(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: &BareJid) -> Decided<Account> {
-    let allowed = match inner.rules.registration {
+    let rules = inner.rules();
+    let allowed = match rules.registration {
         Registration::Closed => false,
-        Registration::Hosts => of_hosts(owner, &inner.rules.auto_register_hosts),
+        Registration::Hosts => of_hosts(owner, &rules.auto_register_hosts),
         Registration::Open => true,
     };
     if !allowed {
@@ -21,7 +22,7 @@ pub(super) fn register(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: 
     let names = tx.read().accounts_of(owner)?;
     let has_it = names.iter().any(|account| account.name == *name);
     // Where every Jabber account has a name waiting for it, nobody takes another's: names are never given back.
-    if inner.rules.registration == Registration::Hosts && !has_it && !inner.is_namesake(name, owner) {
+    if rules.registration == Registration::Hosts && !has_it && !inner.is_namesake(name, owner) {
         return Err(Refusal::NotYourName.into());
     }
     if names.len() >= NAMES_MOST && !has_it {
@@ -44,7 +45,7 @@ fn create(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: &BareJid) -> 
     // Where the web's identities share a domain with Jabber accounts, x@W is one person.
     let addresses = &inner.addresses;
     let namesake = owner.node().is_some_and(|local| local.as_str() == name.as_str());
-    let shared = inner.rules.auto_register_hosts.contains(&addresses.acct_domain);
+    let shared = inner.rules().auto_register_hosts.contains(&addresses.acct_domain);
     if shared && !(namesake && owner.domain().as_str() == addresses.acct_domain) {
         return Err(Refusal::NameTaken.into());
     }
@@ -80,7 +81,7 @@ impl Service {
         let inner = self.clone();
         self.decide(turn, move |tx| {
             let account = tx.read().account(&name)?.filter(Account::is_active).ok_or(Refusal::NoSuchAccount)?;
-            if by.as_ref().is_some_and(|by| *by != account.owner && !inner.rules.admins.contains(by)) {
+            if by.as_ref().is_some_and(|by| *by != account.owner && !inner.rules().admins.contains(by)) {
                 return Err(Refusal::InsufficientPrivileges.into());
             }
             let ended = Account { removed: Some(inner.clock.now()), ..account };

@@ -113,8 +113,9 @@ impl Inner {
 
     /// Whether a first write of `by` makes the account `name`.
     pub(super) fn is_namesake(&self, name: &LocalName, by: &BareJid) -> bool {
-        self.rules.registration != Registration::Closed
-            && of_hosts(by, &self.rules.auto_register_hosts)
+        let rules = self.rules();
+        rules.registration != Registration::Closed
+            && of_hosts(by, &rules.auto_register_hosts)
             && by.node().is_some_and(|local| local.as_str() == name.as_str())
     }
 

@@ -17,7 +17,7 @@ pub mod retrieve;
 pub mod subscribe;
 pub mod topics;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use jid::{BareJid, Jid};
 
@@ -60,7 +60,8 @@ pub struct Service(Arc<Inner>);
 pub struct Inner {
     pub store: Store,
     pub addresses: Addresses,
-    pub rules: Rules,
+    /// Replaced as a whole when an administrator changes their mind; see [`Inner::rules`].
+    rules: RwLock<Arc<Rules>>,
     pub clock: Clock,
     pub ids: Ids,
 }
@@ -72,9 +73,22 @@ impl std::ops::Deref for Service {
     }
 }
 
+impl Inner {
+    /// The rules as they are now; a decision asks once, so that it is of one mind.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
 impl Service {
     pub fn new(store: Store, addresses: Addresses, rules: Rules, clock: Clock, ids: Ids) -> Self {
+        let rules = RwLock::new(Arc::new(rules));
         Service(Arc::new(Inner { store, addresses, rules, clock, ids }))
+    }
+
+    /// What an administrator decided anew: holds for what is decided from now on.
+    pub fn set_rules(&self, rules: Rules) {
+        *self.0.rules.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(rules);
     }
 
     /// A decision that somebody waits for, asked for in its turn.

@@ -49,8 +49,8 @@ impl Inner {
     ) -> Decided<Node> {
         let allowed = match place {
             Place::Component => {
-                let admin = self.rules.admins.contains(by);
-                admin || (of_hosts(by, &self.rules.create_nodes_hosts) && !speaks_for_service(&name))
+                let rules = self.rules();
+                rules.admins.contains(by) || (of_hosts(by, &rules.create_nodes_hosts) && !speaks_for_service(&name))
             }
             Place::Account(account) => account.owner == *by,
         };
@@ -58,7 +58,8 @@ impl Inner {
             return Err(Refusal::CreateForbidden.into());
         }
         let kind = NodeKind::of(&name, matches!(place, Place::Account(_)));
-        if kind == NodeKind::Leaf && r.tally(by)?.nodes >= self.rules.quota.nodes && !self.rules.admins.contains(by) {
+        if kind == NodeKind::Leaf && r.tally(by)?.nodes >= self.rules().quota.nodes && !self.rules().admins.contains(by)
+        {
             return Err(Refusal::TooManyNodes.into());
         }
         let mut config = NodeConfig::default_for(kind);

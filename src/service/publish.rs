@@ -73,7 +73,7 @@ impl Service {
             Some(payload) => Some(Draft::read(payload, kind).map_err(|refusal| match refusal {
                 // The limit that it will have to keep is told, not the wider one of what is read at all.
                 Refusal::PayloadTooBig(Over { size, most }) => {
-                    Refusal::PayloadTooBig(Over { size, most: most.min(self.rules.max_payload) })
+                    Refusal::PayloadTooBig(Over { size, most: most.min(self.rules().max_payload) })
                 }
                 refusal => refusal,
             })?),
@@ -134,7 +134,7 @@ impl Service {
             let again = now.as_ref().map(|now| complete(draft, now)).transpose()?;
             let (prepared, writer) =
                 (again.as_ref().unwrap_or(prepared), now.as_ref().map_or(&known.writer, |now| &now.writer));
-            let most = inner.rules.max_payload.min(node.config.max_payload_size as usize);
+            let most = inner.rules().max_payload.min(node.config.max_payload_size as usize);
             if prepared.payload.len() > most {
                 return Err(Refusal::PayloadTooBig(Over { size: prepared.payload.len(), most }).into());
             }

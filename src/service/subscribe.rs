@@ -31,8 +31,9 @@ impl Service {
             }
             let resources = tx.read().subscriptions_at(node.id, &by)?;
             let resources = resources.iter().filter(|there| there.jid.resource().is_some()).count();
-            let much = tx.read().tally(&by)?.subscriptions >= inner.rules.quota.subscriptions;
-            if (jid.resource().is_some() && resources >= RESOURCES_MOST) || (much && !inner.rules.admins.contains(&by))
+            let much = tx.read().tally(&by)?.subscriptions >= inner.rules().quota.subscriptions;
+            if (jid.resource().is_some() && resources >= RESOURCES_MOST)
+                || (much && !inner.rules().admins.contains(&by))
             {
                 return Err(Refusal::TooManySubscriptions.into());
             }

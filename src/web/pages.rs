@@ -145,15 +145,15 @@ struct Attached {
 pub(super) async fn home(State(web): State<Web>, method: Method, headers: HeaderMap) -> Response {
     let service = &web.0.service;
     let addresses = &service.addresses;
-    let registration = service.rules.registration;
+    let rules = service.rules();
     let page = Home {
         frame: Frame::new(addresses, addresses.public_host.clone(), "en"),
         component: addresses.component.to_string(),
         chat: chat(addresses),
         help: format!("{}?message;body=help", uri::xmpp(addresses.component.as_str())),
-        open_to_all: registration == Registration::Open,
-        hosts: match registration {
-            Registration::Hosts => service.rules.auto_register_hosts.clone(),
+        open_to_all: rules.registration == Registration::Open,
+        hosts: match rules.registration {
+            Registration::Hosts => rules.auto_register_hosts.clone(),
             _ => Vec::new(),
         },
     };

@@ -109,6 +109,11 @@ impl Edge {
         self.gate().in_work()
     }
 
+    /// From now on the users of these hosts, and of no others, may ask as fast as they like.
+    pub fn trust(&self, hosts: Vec<String>) {
+        self.gate().trust(hosts);
+    }
+
     /// Takes one stanza in the order of the stream and returns at once. A request is answered through `out`, from any
     /// thread, exactly once, unless its sender is over their rate and was told so often enough; so is what presence and
     /// words ask for.

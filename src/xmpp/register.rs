@@ -25,7 +25,7 @@ pub(super) async fn get(r: Request) -> Answer {
             w.leaf("instructions", "", &format!("You have the account {jid}. Publish to its microblog, or say help."));
         }
         None => {
-            let words = match service.rules.registration {
+            let words = match service.rules().registration {
                 Registration::Hosts => "Send this to have the account that goes with the name of your Jabber address.",
                 _ => "Choose a name for your account: the letters a to z, digits, '.', '_' and '-'.",
             };
