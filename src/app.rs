@@ -3,7 +3,8 @@
 
 mod reload;
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub enum RunError {
     Client(#[from] BuildError),
     #[error("component.server_host {0:?} is no address")]
     ServerHost(String),
+    #[error("the store at {} belongs to the user number {uid}: run this as that user, e.g. sudo -u '#{uid}' …", path.display())]
+    OtherUser { path: PathBuf, uid: u32 },
 }
 
 /// Runs the service until `stop` says so, then drains it.
@@ -136,6 +139,22 @@ pub async fn open(config: &Config) -> Result<Store, OpenError> {
     let opened = tokio::task::spawn_blocking(move || store::open(backend, &path));
     // The blocking pool runs as long as we do; a panic in an engine is one here.
     opened.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+}
+
+/// Opens the store for a command, unless it belongs to another user: what an engine writes while it is open, that user's
+/// service could not open any more.
+pub async fn open_as_owner(config: &Config) -> Result<Store, RunError> {
+    owned(config)?;
+    Ok(open(config).await?)
+}
+
+fn owned(config: &Config) -> Result<(), RunError> {
+    let Some(path) = &config.store.path else { return Ok(()) };
+    let (Ok(store), Ok(process)) = (std::fs::metadata(path), std::fs::metadata("/proc/self")) else { return Ok(()) };
+    match store.uid() == process.uid() {
+        true => Ok(()),
+        false => Err(RunError::OtherUser { path: path.clone(), uid: store.uid() }),
+    }
 }
 
 /// The use cases as configured.
@@ -295,7 +314,7 @@ pub async fn command(config: &Config, command: Command, progress: &Progress) -> 
     if let Some(reply) = ask_running(config, &command, progress).await? {
         return Ok(reply);
     }
-    let store = open(config).await?;
+    let store = open_as_owner(config).await?;
     let service = service(config, store.clone(), &Clock::system(), &Ids::system());
     let desk = Desk { service, queue: None };
     let reply = control::execute(&desk, command, progress).await;

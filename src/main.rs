@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rookery::app;
 use rookery::app::Reload;
 use rookery::base::progress::Progress;
+use rookery::check::{self, Also};
 use rookery::config::{Config, ConfigError, LogLevel};
 use rookery::control::{Command, Reply, Selection};
-use rookery::{app, check};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::layer::SubscriberExt;
@@ -31,8 +32,15 @@ struct Arguments {
 enum What {
     /// Run the service; SIGTERM and SIGINT stop it in order.
     Run(File),
-    /// Check the configuration, the store, the link to the XMPP server and the ports, and say what to do.
-    Check(File),
+    /// Check the configuration, the store, the ports and the names, and say what to do; a service that runs is asked how
+    /// it stands.
+    Check {
+        #[command(flatten)]
+        file: File,
+        /// Log in at the XMPP server as well, if the service does not run.
+        #[arg(long)]
+        attach: bool,
+    },
     /// Accounts of this service.
     Account {
         #[command(flatten)]
@@ -166,7 +174,8 @@ impl Queue {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (What::Run(file) | What::Check(file) | What::Account { file, .. } | What::Queue { file, .. }) = &arguments.what;
+    let (What::Run(file) | What::Check { file, .. } | What::Account { file, .. } | What::Queue { file, .. }) =
+        &arguments.what;
     let path = file.config.clone();
     let config = match Config::load(&path) {
         Ok(config) => config,
@@ -187,7 +196,7 @@ async fn main() -> ExitCode {
                 }
             }
         }
-        What::Check(_) => check::check(&config).await,
+        What::Check { attach, .. } => check::check(&config, &path, Also { attach }, &progress()).await,
         What::Account { what, .. } => {
             let command = match what {
                 Account::List => Command::AccountList,

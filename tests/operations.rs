@@ -10,16 +10,23 @@ mod crash {
     pub mod server;
 }
 
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crash::server::{Server, entry};
 use jid::BareJid;
+use rookery::base::progress::Progress;
 use rookery::domain::event::{Event, NodeRef, What};
 use rookery::domain::item::Item;
 use rookery::domain::node::NodeName;
-use rookery::store::{self, Backend, Lane};
+use rookery::store::tables::audit;
+use rookery::store::{self, Backend, Durable, Kv, Lane, MemoryKv};
 use support::client::{self, MICROBLOG};
 use support::rookery::{PUBLIC, Rookery, Settings};
 use support::servers::{HOST, SECRET, SOCIAL, at_social};
@@ -336,4 +343,136 @@ async fn a_sighup_applies_what_it_can_and_names_what_needs_a_restart_or_is_wrong
     scene.rewrite(|text| text.replace("public_url = \"https://other", "public_url = \"https://social"));
     scene.hang_up();
     scene.rookery.log_line(&["nothing has changed"]).await;
+}
+
+impl Scene {
+    /// A stopped service with something of everything: accounts, nodes, items, subscribers of both kinds, deliveries
+    /// under way, an Event put aside.
+    async fn lived_in(backend: &str) -> Scene {
+        let mut scene = Scene::begin(backend).await;
+        scene.post("first").await;
+        scene.subscribe(&format!("juliet@{HOST}")).await;
+        scene.subscribe_site("open", None).await;
+        scene.subscribe_site("signed", Some("a secret between us")).await;
+        scene.site.answer_push("open", Reception::Status(500));
+        scene.site.answer_push("signed", Reception::Status(500));
+        for item in ["second", "third", "fourth"] {
+            scene.post(item).await;
+        }
+        let by = format!("alice@{HOST}/desk");
+        // One with an id that the client has chosen.
+        let payload = client::publish(MICROBLOG, "fifth", &client::entry("fifth", "urn:uuid:5"));
+        scene.server.ask("set", &by, &at_social("alice"), &payload).await.expect("alice may post");
+        let retract = client::retract(MICROBLOG, "third");
+        scene.server.ask("set", &by, &at_social("alice"), &retract).await.expect("alice may retract");
+        scene.shown(&["--destination", "hub:1"], "failed 1 time").await;
+        scene.shown(&["--destination", "hub:2"], "failed 1 time").await;
+        scene.shown(&["--destination", "hub:2"], "5 deliveries wait").await;
+        let juliet = format!("juliet@{HOST}");
+        assert!(until(PATIENCE, || scene.heard(&juliet).ends_with(&["third".to_owned()])).await);
+        assert!(scene.rookery.drain().await.unwrap().success());
+        scene
+    }
+
+    /// Every row of a stopped service's store.
+    fn rows(&self, backend: Backend) -> Vec<(Vec<u8>, Bytes)> {
+        let kv = store::open_kv(backend, &self.store_path()).expect("the store of a stopped service opens");
+        kv.range(&[1], &[255; 64], usize::MAX, false).expect("its rows can be read")
+    }
+}
+
+fn audited(rows: &[(Vec<u8>, Bytes)]) -> Vec<String> {
+    let kv = MemoryKv::default();
+    kv.apply(&rows.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect::<Vec<_>>()).unwrap();
+    audit(&Durable(Arc::new(kv)), &Progress::silent()).unwrap().findings
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_finds_every_row_that_is_missing_too_many_or_wrong() {
+    let scene = Scene::lived_in("fjall").await;
+    put_aside(&scene).await;
+    let rows = scene.rows(Backend::Fjall);
+    assert_eq!(audited(&rows), Vec::<String>::new(), "a store that was used as it should be");
+    let tables: BTreeSet<char> = rows.iter().map(|(key, _)| char::from(key[0])).collect();
+    assert_eq!(tables.iter().collect::<String>(), "ADNUWabcdhijmnopqstuvwz", "something of everything");
+
+    for (table, words) in [
+        (b'p', "leads to no account"),
+        (b'o', "is not found by its owner"),
+        (b'n', "its rows are left for ever"),
+        (b'N', "leads to no node"),
+        (b'c', "says it has 0 items"),
+        (b'i', "leads to no item"),
+        (b't', "is not at its place"),
+        (b'v', "payload"),
+        (b'u', "is not found by its atom:id"),
+        (b'U', ""),
+        (b's', "leads to no subscription"),
+        (b'b', "is not found by its JID"),
+        (b'j', "does not say that it has"),
+        (b'a', "leads to no affiliation"),
+        (b'A', "is not found by its JID"),
+        (b'w', "leads to no HTTP subscription"),
+        (b'W', "is not found by its number"),
+        (b'd', "deliveries are left"),
+        (b'h', "delivers an event that is not there"),
+        (b'D', "says that 0 deliveries wait"),
+        (b'q', "not found by its time"),
+        (b'm', "would be given again"),
+    ] {
+        // The last row of the table: of the counters that of versions, of payloads one that an item shows.
+        let at = rows.iter().rposition(|(key, _)| key[0] == table && key != b"mschema").unwrap();
+        let mut damaged = rows.clone();
+        damaged.remove(at);
+        let found = audited(&damaged).join("\n");
+        assert!(
+            found.contains(words),
+            "{:?} gone: {words:?} is not in {found:?}",
+            rows[at].0.escape_ascii().to_string()
+        );
+        let mut damaged = rows.clone();
+        damaged[at].1 = Bytes::from_static(b"\xc1");
+        if !matches!(table, b'v' | b'o' | b'b' | b'A' | b'm') {
+            let found = audited(&damaged).join("\n");
+            assert!(found.contains("cannot be read"), "{}: {found}", char::from(table));
+        }
+    }
+    for (key, words) in [
+        (b"v\0\0\0\0\0\xff\0\0".to_vec(), "nothing shows or tells it"),
+        (b"Q".to_vec(), "rows of an unknown kind"),
+        (b"V\0\0\0\0\0\0\0\x01".to_vec(), "says that 3 events need it, and 0 do"),
+    ] {
+        let mut damaged = rows.clone();
+        damaged.push((key, Bytes::from_static(b"\x92\x03\x01")));
+        damaged.sort();
+        let found = audited(&damaged).join("\n");
+        assert!(found.contains(words), "{words:?} is not in {found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_says_of_each_thing_how_it_stands_and_fails_if_one_is_wrong() {
+    let mut scene = Scene::lived_in("sled").await;
+    let file = scene.rookery.config_path();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    has(&scene.refused(&["check"]), &["WRONG secret: everybody on this machine can read", "mode 0644", "chmod o="]);
+    std::fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+    let text = scene.done(&["check"]);
+    has(&text, &["ok    configuration", "ok    secret", "rows in", "and they agree: 1 accounts, 1 nodes, 4 items"]);
+    has(&text, &["1 subscriptions over XMPP and 2 over HTTP, 10 deliveries under way", "--attach tries it"]);
+    has(&text, &["ok    http.listen: 127.0.0.1", "warn  component.jid"]);
+    let sessions = scene.server.sessions();
+    assert!(!text.contains("accepts the login"));
+    has(&scene.done(&["check", "--attach"]), &["ok    component: the XMPP server accepts the login"]);
+    assert!(until(PATIENCE, || scene.server.sessions() == sessions + 1).await);
+
+    scene.rookery.start_again().await;
+    has(&scene.done(&["check"]), &["ok    service: it runs, and is connected"]);
+    assert!(scene.rookery.drain().await.unwrap().success());
+
+    let kv = store::open_kv(Backend::Sled, &scene.store_path()).unwrap();
+    let place = kv.range(b"t", b"u", 1, false).unwrap().pop().unwrap();
+    kv.apply(&[(place.0, None)]).unwrap();
+    drop(kv);
+    has(&scene.refused(&["check"]), &["WRONG store: the item \"first\" of node 1 is not at its place", "keep a copy"]);
 }

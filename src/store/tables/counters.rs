@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{decode, encode};
+use super::{Read, decode, encode};
 use crate::store::kv::{Kv, Result};
 
 /// What is numbered.
@@ -15,6 +15,11 @@ pub enum Counter {
 }
 
 const NAMES: [&[u8]; 4] = [b"mnode", b"mversion", b"mevent", b"mhub"];
+
+/// The number of `counter` that was given last, as it is saved.
+pub(super) fn last_number(r: &dyn Read, counter: Counter) -> Result<u64> {
+    Ok(r.get(NAMES[counter as usize])?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or(0))
+}
 
 /// The numbers given last. Owned by the committer; written with the group that used them.
 #[derive(Clone, Default, Debug)]

@@ -24,6 +24,7 @@
 //! ```
 
 mod accounts;
+mod audit;
 mod counters;
 mod hub;
 mod nodes;
@@ -45,6 +46,8 @@ use crate::domain::item::{ItemId, Version};
 use crate::domain::node::{NodeId, NodeName};
 
 pub use accounts::Account;
+pub use audit::{Audit, audit};
+use counters::last_number;
 pub use counters::{Counter, Counters};
 pub use queue::{Due, HELD, Pins, Planned, State};
 pub use subscriptions::RESOURCES_MOST;
