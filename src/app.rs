@@ -2,6 +2,7 @@
 //! order. Nothing in the house is global: everything is given from here.
 
 mod reload;
+pub mod transfer;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -130,15 +131,19 @@ async fn drain(trigger: Trigger, edge: Edge, link: LinkHandle, queue: Queue, mut
 
 /// Opens the configured store.
 pub async fn open(config: &Config) -> Result<Store, OpenError> {
-    let backend = match config.store.backend {
-        config::Backend::Sled => store::Backend::Sled,
-        config::Backend::Fjall => store::Backend::Fjall,
-        config::Backend::Memory => store::Backend::Memory,
-    };
+    let backend = backend(config);
     let path = config.store.path.clone().unwrap_or_default();
     let opened = tokio::task::spawn_blocking(move || store::open(backend, &path));
     // The blocking pool runs as long as we do; a panic in an engine is one here.
     opened.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+}
+
+fn backend(config: &Config) -> store::Backend {
+    match config.store.backend {
+        config::Backend::Sled => store::Backend::Sled,
+        config::Backend::Fjall => store::Backend::Fjall,
+        config::Backend::Memory => store::Backend::Memory,
+    }
 }
 
 /// Opens the store for a command, unless it belongs to another user: what an engine writes while it is open, that user's

@@ -48,6 +48,25 @@ enum What {
         #[command(subcommand)]
         what: Account,
     },
+    /// Write the whole store to a file that any engine can read again; rookery must not run.
+    Export {
+        #[command(flatten)]
+        file: File,
+        /// Where to; it must not be there yet. - is standard output.
+        #[arg(value_name = "FILE")]
+        to: PathBuf,
+        /// Sealed keys and the secrets of subscribers as well: the file is then a secret itself.
+        #[arg(long)]
+        with_secrets: bool,
+    },
+    /// Read an export into the configured store, which must be empty.
+    Import {
+        #[command(flatten)]
+        file: File,
+        /// Where from; - is standard input.
+        #[arg(value_name = "FILE")]
+        from: PathBuf,
+    },
     /// What waits to be delivered.
     Queue {
         #[command(flatten)]
@@ -174,8 +193,12 @@ impl Queue {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (What::Run(file) | What::Check { file, .. } | What::Account { file, .. } | What::Queue { file, .. }) =
-        &arguments.what;
+    let (What::Run(file)
+    | What::Export { file, .. }
+    | What::Import { file, .. }
+    | What::Check { file, .. }
+    | What::Account { file, .. }
+    | What::Queue { file, .. }) = &arguments.what;
     let path = file.config.clone();
     let config = match Config::load(&path) {
         Ok(config) => config,
@@ -213,25 +236,36 @@ async fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+        What::Export { to, with_secrets, .. } => {
+            let done = app::transfer::export(&config, &to, with_secrets, &progress()).await;
+            // What is for a person does not go where the rows go.
+            said(done, to.as_os_str() == "-")
+        }
+        What::Import { from, .. } => said(app::transfer::import(&config, &from, &progress()).await, false),
     }
+}
+
+/// Prints what came of a command, on standard error if `aside`.
+fn said(done: Result<Vec<String>, String>, aside: bool) -> ExitCode {
+    match done {
+        Ok(lines) if aside => eprintln!("{}", lines.join("\n")),
+        Ok(lines) => println!("{}", lines.join("\n")),
+        Err(words) => {
+            eprintln!("{words}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// Has a command carried out and prints what came of it.
 async fn carry_out(config: &Config, command: Command) -> ExitCode {
-    match app::command(config, command, &progress()).await {
-        Ok(Reply::Done(lines)) => {
-            println!("{}", lines.join("\n"));
-            ExitCode::SUCCESS
-        }
-        Ok(Reply::Failed(words) | Reply::Progress(words)) => {
-            eprintln!("{words}");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match app::command(config, command, &progress()).await {
+        Ok(Reply::Done(lines)) => Ok(lines),
+        Ok(Reply::Failed(words) | Reply::Progress(words)) => Err(words),
+        Err(error) => Err(error.to_string()),
+    };
+    said(done, false)
 }
 
 /// Progress goes to standard error, so that what is printed can be read by programs.

@@ -125,6 +125,9 @@ async fn kill_again_and_again(backend: &str) {
     rookery.start_again().await;
     life.await.expect("nobody panics");
     let (verdict, took) = judge(&server, &site).await;
+    rookery.drain().await;
+    let (status, text) = rookery.command(&["check"]);
+    assert!(status.success(), "{backend}, ROOKERY_CRASH_SEED={seed}: {text}");
     println!("{}", table(backend, kills, &verdict));
     println!("{kills} kills in {killed_for:.1?}, quiet {took:.1?} after the last start");
     if let Some(complaints) = verdict.complaints() {

@@ -13,8 +13,8 @@ mod crash {
 use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use rookery::domain::event::{Event, NodeRef, What};
 use rookery::domain::item::Item;
 use rookery::domain::node::NodeName;
 use rookery::store::tables::audit;
-use rookery::store::{self, Backend, Durable, Kv, Lane, MemoryKv};
+use rookery::store::{self, Backend, Durable, Kv, Lane, MemoryKv, Store};
 use support::client::{self, MICROBLOG};
 use support::rookery::{PUBLIC, Rookery, Settings};
 use support::servers::{HOST, SECRET, SOCIAL, at_social};
@@ -240,6 +240,7 @@ async fn held_subscribers_over_xmpp_hear_nothing_until_released_and_then_everyth
     scene.subscribe(&juliet).await;
     scene.post("second").await;
     assert!(until(PATIENCE, || scene.heard(&juliet).ends_with(&["second".to_owned()])).await);
+    scene.shown(&[], "nothing waits to be delivered").await;
     let before = scene.heard(&juliet).len();
     let node = format!("{}/{MICROBLOG}", at_social("alice"));
     has(&scene.done(&["queue", "hold", &node]), &["1 destination held: nothing waits for them"]);
@@ -260,7 +261,7 @@ async fn held_subscribers_over_xmpp_hear_nothing_until_released_and_then_everyth
 
 /// Puts an Event that tells of alice's newest post aside, as the relay does with one that it cannot plan; its number.
 async fn put_aside(scene: &Scene) -> u64 {
-    let store = store::open(Backend::Fjall, &scene.store_path()).expect("the store of a stopped service opens");
+    let store = Store::open(kv_at(Backend::Fjall, &scene.store_path())).expect("it has our layout");
     let parked = store.commit(Lane::Asked, |tx| {
         let service = BareJid::new(&at_social("alice")).unwrap();
         let node = tx.read().node_named(&service, &NodeName::microblog())?.unwrap();
@@ -376,8 +377,7 @@ impl Scene {
 
     /// Every row of a stopped service's store.
     fn rows(&self, backend: Backend) -> Vec<(Vec<u8>, Bytes)> {
-        let kv = store::open_kv(backend, &self.store_path()).expect("the store of a stopped service opens");
-        kv.range(&[1], &[255; 64], usize::MAX, false).expect("its rows can be read")
+        rows_at(backend, &self.store_path())
     }
 }
 
@@ -470,9 +470,173 @@ async fn check_says_of_each_thing_how_it_stands_and_fails_if_one_is_wrong() {
     has(&scene.done(&["check"]), &["ok    service: it runs, and is connected"]);
     assert!(scene.rookery.drain().await.unwrap().success());
 
-    let kv = store::open_kv(Backend::Sled, &scene.store_path()).unwrap();
+    let kv = kv_at(Backend::Sled, &scene.store_path());
     let place = kv.range(b"t", b"u", 1, false).unwrap().pop().unwrap();
     kv.apply(&[(place.0, None)]).unwrap();
     drop(kv);
     has(&scene.refused(&["check"]), &["WRONG store: the item \"first\" of node 1 is not at its place", "keep a copy"]);
+}
+
+impl Scene {
+    /// From now on the configuration names another store.
+    fn move_to(&self, backend: &str, folder: &str) -> PathBuf {
+        let path = self.rookery.config_path().with_file_name(folder);
+        self.rewrite(|text| {
+            let line = |line: &str| match line.split(" = ").next() {
+                Some("backend") => format!("backend = \"{backend}\"\n"),
+                Some("path") => format!("path = \"{}\"\n", path.display()),
+                _ => format!("{line}\n"),
+            };
+            text.lines().map(line).collect()
+        });
+        path
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.rookery.config_path().with_file_name(name).display().to_string()
+    }
+}
+
+/// Opens the store of a stopped service. Another test that starts a child at this moment has the file of the lock as well,
+/// until its child is another program.
+fn kv_at(backend: Backend, path: &Path) -> Arc<dyn Kv> {
+    let begun = Instant::now();
+    loop {
+        match store::open_kv(backend, path) {
+            Ok(kv) => return kv,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn rows_at(backend: Backend, path: &Path) -> Vec<(Vec<u8>, Bytes)> {
+    kv_at(backend, path).range(&[1], &[255; 64], usize::MAX, false).expect("its rows can be read")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_with_secrets_is_the_same_store_on_another_engine_and_what_was_promised_is_delivered_there() {
+    let mut scene = Scene::lived_in("fjall").await;
+    let before = scene.rows(Backend::Fjall);
+    let file = scene.file("whole.export");
+    let text = scene.done(&["export", &file, "--with-secrets"]);
+    has(&text, &[&format!("{} rows are in {file}", before.len())]);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    has(&scene.refused(&["export", &file]), &["is there already"]);
+    has(&scene.refused(&["import", &file]), &["the store is not empty"]);
+
+    let sled = scene.move_to("sled", "sled");
+    has(&scene.done(&["import", &file]), &["read back as they were", &format!("{} rows", before.len())]);
+    assert_eq!(rows_at(Backend::Sled, &sled), before);
+    has(&scene.done(&["check"]), &["and they agree", "10 deliveries under way"]);
+    for name in ["open", "signed"] {
+        scene.site.answer_push(name, Reception::Status(200));
+    }
+    scene.rookery.start_again().await;
+    has(&scene.refused(&["export", &scene.file("other.export")]), &["rookery is running"]);
+    scene.site.push_with("open", "fifth").await;
+    let push = scene.site.push_with("signed", "fifth").await;
+    assert!(push.signed_with("a secret between us"));
+    scene.shown(&[], "nothing waits to be delivered").await;
+    // Numbers go on: a post after the move is another's.
+    scene.post("sixth").await;
+    scene.site.push_with("signed", "sixth").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_secrets_a_signed_subscription_ends_and_is_never_pushed_to_unsigned() {
+    let mut scene = Scene::lived_in("sled").await;
+    let (file, signed) = (scene.file("store.export"), scene.site.callback("signed"));
+    let text = scene.done(&["export", &file]);
+    has(&text, &[&format!("the subscription of {signed} will end at the import"), "--with-secrets"]);
+    let bytes = std::fs::read(&file).unwrap();
+    let secret = b"a secret between us";
+    assert!(!bytes.windows(secret.len()).any(|part| part == secret), "the secret is in the file");
+
+    scene.move_to("fjall", "fjall");
+    has(&scene.done(&["import", &file]), &[&format!("the subscription of {signed} has ended")]);
+    has(&scene.done(&["check"]), &["and they agree", "1 over HTTP, 5 deliveries under way"]);
+    for name in ["open", "signed"] {
+        scene.site.answer_push(name, Reception::Status(200));
+    }
+    let before = scene.site.pushes("signed").len();
+    scene.rookery.start_again().await;
+    scene.site.push_with("open", "fifth").await;
+    scene.post("sixth").await;
+    scene.site.push_with("open", "sixth").await;
+    assert_eq!(scene.site.pushes("signed").len(), before);
+    // The site comes back as it does when it renews.
+    scene.subscribe_site("signed", Some("another secret")).await;
+    scene.post("seventh").await;
+    assert!(scene.site.push_with("signed", "seventh").await.signed_with("another secret"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_is_not_whole_is_no_store_until_it_is_done_again() {
+    let mut scene = Scene::lived_in("fjall").await;
+    let before = scene.rows(Backend::Fjall);
+    let (file, other) = (scene.file("whole.export"), scene.file("damaged.export"));
+    scene.done(&["export", &file, "--with-secrets"]);
+    let bytes = std::fs::read(&file).unwrap();
+    let path = scene.move_to("fjall", "imported");
+    let broken_off = ["an import into it was broken off", "run rookery import again"];
+    for (name, damaged, words) in [
+        ("cut", bytes[..bytes.len() - 50].to_vec(), "cut short"),
+        ("short", bytes[..bytes.len() - 1].to_vec(), "cut short"),
+        ("longer", [&bytes[..], b"x"].concat(), "something stands behind its end"),
+        (
+            "other",
+            {
+                let mut b = bytes.clone();
+                b[bytes.len() / 2] ^= 1;
+                b
+            },
+            "a checksum is wrong",
+        ),
+        (
+            "count",
+            {
+                let mut b = bytes.clone();
+                b[bytes.len() - 33] ^= 1;
+                b
+            },
+            "not those that it says it has",
+        ),
+        (
+            "sum",
+            {
+                let mut b = bytes.clone();
+                b[bytes.len() - 1] ^= 1;
+                b
+            },
+            "not those that it says it has",
+        ),
+    ] {
+        std::fs::write(&other, damaged).unwrap();
+        has(&scene.refused(&["import", &other]), &[words, "run rookery import again"]);
+        has(&scene.refused(&["check"]), &broken_off);
+        println!("{name}: refused");
+    }
+    std::fs::write(&other, [&b"rookery export 2"[..], &bytes[16..]].concat()).unwrap();
+    has(&scene.refused(&["import", &other]), &["no export of rookery"]);
+
+    // Killed when all rows are written and the end has not come.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rookery"));
+    child.arg("import").arg("-").arg("--config").arg(scene.rookery.config_path()).stdin(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut pipe, &bytes[..bytes.len() - 20]).unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(rows_at(Backend::Fjall, &path).len() > before.len() / 2, "it had come some way");
+    has(&scene.refused(&["check"]), &broken_off);
+    scene.rookery.begin_again();
+    has(&scene.rookery.log_line(&["rookery cannot run"]).await, &broken_off);
+    let text = scene.done(&["import", &file]);
+    has(&text, &["an earlier import was broken off", "read back as they were"]);
+    assert_eq!(rows_at(Backend::Fjall, &path), before);
+    has(&scene.done(&["check"]), &["and they agree"]);
+    // Nor does a store that is in use become an import.
+    has(&scene.refused(&["import", &file]), &["the store is not empty"]);
 }

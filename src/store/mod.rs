@@ -9,6 +9,7 @@ mod memory;
 mod open;
 mod sled;
 pub mod tables;
+pub mod transfer;
 pub mod tx;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -98,6 +99,11 @@ impl Store {
         }
     }
 
+    /// Reads on this thread, for as long as it takes: for commands that have the store for themselves.
+    pub fn at_rest<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
+        read(&Durable(self.kv.clone()))
+    }
+
     /// Asks for a decision; see [`committer::Committer::ask`]. Asking is immediate, in the order of calls; the future
     /// is the answer, which comes when the decision is durable.
     ///
@@ -144,9 +150,14 @@ impl Store {
 }
 
 const SCHEMA_KEY: &[u8] = b"mschema";
+/// There while an import is under way, or after one that was broken off.
+const IMPORT_KEY: &[u8] = b"mimport";
 
 /// Brings an older layout up to this one, step by step; each step is one or more durable batches that may be repeated.
 fn migrate(kv: &dyn Kv) -> Result<(), KvError> {
+    if kv.get(IMPORT_KEY)?.is_some() {
+        return Err(KvError::Layout("an import into it was broken off: run rookery import again".into()));
+    }
     let found = kv.get(SCHEMA_KEY)?.map(|bytes| tables::decode::<u64>(&bytes)).transpose()?;
     match found {
         Some(tables::SCHEMA) => Ok(()),

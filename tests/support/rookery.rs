@@ -1,6 +1,7 @@
 //! Our own binary as a child of a test: configured in a temporary folder, started, killed, drained, its log read.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -82,7 +83,9 @@ allow_private_addresses = true
 "#,
             store.display()
         );
-        fs::write(dir.path().join("rookery.toml"), text).expect("a temporary folder can be written");
+        let file = dir.path().join("rookery.toml");
+        fs::write(&file, text).expect("a temporary folder can be written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("our own file");
         let mut rookery = Rookery {
             http: format!("http://127.0.0.1:{listen}"),
             admin: format!("http://127.0.0.1:{admin}"),

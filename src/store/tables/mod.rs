@@ -206,6 +206,11 @@ fn sweep_key(nid: NodeId) -> Vec<u8> {
     Key::new(b'x').num(nid.0).done()
 }
 
+/// The number of the Event in a key of `e`, `h` or `z`.
+pub fn event_number(key: &[u8]) -> Result<u64> {
+    number(key, 1)
+}
+
 // ---- reading and writing rows ----
 
 /// The row under `key`.

@@ -186,6 +186,13 @@ impl Tx<'_> {
         Ok(true)
     }
 
+    /// Removes an Event that has no deliveries left, wherever it stands.
+    pub fn forget_event(&mut self, seq: u64) -> Result<()> {
+        self.delete(event_key(seq))?;
+        self.delete(planned_key(seq))?;
+        self.delete(parked_key(seq))
+    }
+
     /// Whom an Event was planned for before it was put aside is told; nobody else is.
     fn stop_planning(&mut self, seq: u64) -> Result<()> {
         match self.read().planned(seq)? {
