@@ -2,6 +2,8 @@
 //! order. Nothing in the house is global: everything is given from here.
 
 mod reload;
+mod sample;
+mod systemd;
 pub mod transfer;
 
 use std::os::unix::fs::MetadataExt;
@@ -37,6 +39,8 @@ use crate::xmpp::notify::Notifier;
 use crate::xmpp::{Edge, Out};
 
 pub use reload::Reload;
+use sample::Sample;
+use systemd::Systemd;
 
 /// How long requests that were read may take to their answer at the end.
 const ANSWERS: Duration = Duration::from_secs(2);
@@ -85,7 +89,9 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
 
     let pages = web::router(service.clone(), topics).merge(ostatus.routes());
     tasks.spawn(listener::serve(public, pages, listener::Limits::PUBLIC, shutdown.clone()));
-    let health = web::health::router(health(&store, &link, &queue));
+    let sample = Sample::default();
+    tasks.spawn(sample.clone().keep(service.clone(), shutdown.clone()));
+    let health = web::health::router(health(&store, &link, &queue, &sample));
     tasks.spawn(listener::serve(admin, health, listener::Limits::ADMIN, shutdown.clone()));
     if let Some(control) = control {
         let (desk, link) = (Desk { service: service.clone(), queue: Some(queue.handle()) }, link.clone());
@@ -100,7 +106,11 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
         store = ?config.store.backend, "rookery {} is up", env!("CARGO_PKG_VERSION")
     );
 
+    let systemd = Systemd::from_env();
+    systemd.ready();
+    tasks.spawn(systemd.clone().follow(link.clone(), shutdown));
     stop.await;
+    systemd.stopping();
     drain(trigger, edge, link, queue, tasks, store).await;
     Ok(())
 }
@@ -226,7 +236,7 @@ fn attach(
 }
 
 /// What health and metrics are made of.
-fn health(store: &Store, link: &LinkHandle, queue: &Queue) -> Health {
+fn health(store: &Store, link: &LinkHandle, queue: &Queue, sample: &Sample) -> Health {
     let ready = link.clone();
     let online: Check = Arc::new(move || match &*ready.state().borrow() {
         LinkState::Online { .. } => Ok(()),
@@ -235,7 +245,7 @@ fn health(store: &Store, link: &LinkHandle, queue: &Queue) -> Health {
     Health {
         store: store.clone(),
         checks: vec![online],
-        sources: vec![link_figures(link.clone()), store_figures(store.clone()), queue_figures(queue)],
+        sources: vec![link_figures(link.clone()), store_figures(store.clone()), queue_figures(queue), sample.source()],
     }
 }
 

@@ -13,6 +13,7 @@ mod crash {
 use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -639,4 +640,84 @@ async fn an_import_that_is_not_whole_is_no_store_until_it_is_done_again() {
     has(&scene.done(&["check"]), &["and they agree"]);
     // Nor does a store that is in use become an import.
     has(&scene.refused(&["import", &file]), &["the store is not empty"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn systemd_is_told_when_it_is_ready_how_the_link_stands_and_that_it_stops() {
+    let scene = Scene::begin("fjall").await;
+    // A second process with a store and ports of its own.
+    let config = scene.rookery.config_path().with_file_name("second.toml");
+    let text = std::fs::read_to_string(scene.rookery.config_path()).unwrap();
+    let text: String = text
+        .lines()
+        .filter(|line| !line.starts_with("admin_listen"))
+        .map(|line| match line.split(" = ").next() {
+            Some("listen") => "listen = \"127.0.0.1:0\"\n".to_owned(),
+            Some("path") => "path = \"second\"\n".to_owned(),
+            Some("server") => "server = \"127.0.0.1:1\"\n".to_owned(),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    std::fs::write(&config, text).unwrap();
+    let address = config.with_file_name("notify");
+    let socket = UnixDatagram::bind(&address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let next = || {
+        let mut buffer = [0; 4096];
+        let n = socket.recv(&mut buffer).expect("systemd is told");
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rookery"))
+        .args(["run", "--config"])
+        .arg(&config)
+        .env("NOTIFY_SOCKET", &address)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(next(), "READY=1", "nobody need be attached for that");
+    has(&next(), &["STATUS=", "127.0.0.1:1"]);
+    support::signal(&child, "TERM");
+    while !next().starts_with("STOPPING=1") {}
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_in_the_metrics() {
+    let mut scene = Scene::lived_in("fjall").await;
+    scene.rookery.start_again().await;
+    let url = format!("{}/metrics", scene.rookery.admin);
+    let begun = Instant::now();
+    let text = loop {
+        let text = web::get(&url).await.unwrap().body;
+        if text.contains("rookery_queue_waiting_deliveries 10.0") {
+            break text;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    has(&text, &["queue_waiting_destinations 2.0", "queue_failing_destinations 2.0", "queue_failing_hosts 1.0"]);
+    has(&text, &["queue_parked_events 0.0", "queue_held_destinations 0.0", "queue_oldest_seconds "]);
+    assert!(!text.contains("queue_oldest_seconds 0.0"), "{text}");
+}
+
+/// Every metric that the dashboard, the rules and the table name is one that the service has, and the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_of_the_documents_are_those_of_the_service() {
+    let scene = Scene::begin("fjall").await;
+    let text = web::get(&format!("{}/metrics", scene.rookery.admin)).await.unwrap().body;
+    let names = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+            .filter(|word| word.starts_with("rookery_"))
+            .map(|word| word.trim_end_matches("_total").to_owned())
+            .collect()
+    };
+    let has = names(&text);
+    assert!(has.len() > 30, "{has:?}");
+    let table = include_str!("../docs/operations.md");
+    for words in [include_str!("../docs/dashboard.json"), include_str!("../docs/alerts.yml"), table] {
+        let unknown: Vec<String> = names(words).difference(&has).cloned().collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+    let unexplained: Vec<String> = has.difference(&names(table)).cloned().collect();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
 }

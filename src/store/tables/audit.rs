@@ -158,8 +158,7 @@ impl Auditor<'_> {
             Ok(())
         })?;
         self.each_raw(b"X", |this, key, _| {
-            let leads = this.has(&[b"p", key.get(1..).unwrap_or_default()].concat())?;
-            this.expect(leads, || format!("{} leads to no account", shown(key)));
+            this.expect(bare_at(key, 1).is_some(), || format!("{} is no account", shown(key)));
             Ok(())
         })?;
         self.each_raw(b"o", |this, key, _| {
