@@ -84,6 +84,10 @@ where
             reply = &mut work => break reply,
         }
     };
+    // What was told in the work's last step.
+    while let Ok(words) = told.try_recv() {
+        send(&mut write, &Reply::Progress(words)).await?;
+    }
     send(&mut write, &reply).await
 }
 
