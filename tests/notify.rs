@@ -413,7 +413,7 @@ async fn what_was_done_before_the_end_was_answered() {
     let server = FakeServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(app::run(config(&server, folder.path()), async move {
+    let running = tokio::spawn(app::run(config(&server, folder.path()), app::Reload::never(), async move {
         let _ = stopped.await;
     }));
     let mut peer = server.login().await;

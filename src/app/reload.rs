@@ -15,6 +15,13 @@ pub struct Reload {
     pub set_log_level: Box<dyn Fn(LogLevel) -> bool + Send + Sync>,
 }
 
+impl Reload {
+    /// For who never changes their mind.
+    pub fn never() -> Self {
+        Reload { news: mpsc::channel(1).1, set_log_level: Box::new(|_| false) }
+    }
+}
+
 /// Keys whose change takes effect at once; every other needs a restart.
 pub const LIVE: &[&str] = &[
     "accounts.registration",
