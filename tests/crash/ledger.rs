@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::time::Instant;
 
 /// Where an item stands: service and node.
 pub type Place = (String, String);
@@ -20,7 +21,7 @@ pub enum Fate {
     Unknown,
 }
 
-/// One publish (`title` is what the entry says, unique among all) or retract.
+/// One publish (`title` is what the entry says, unique among all), retract, purge or change of configuration.
 #[derive(Clone, Debug)]
 pub struct Act {
     pub place: Place,
@@ -34,6 +35,9 @@ pub struct Act {
 pub enum What {
     Published(String),
     Retracted,
+    /// These two say nothing by which they could be told apart: they are counted. The item is empty.
+    Purged,
+    Configured,
 }
 
 /// A subscribe (`on`) or unsubscribe.
@@ -53,6 +57,11 @@ pub struct Heard {
     pub place: Place,
     pub item: String,
     pub what: What,
+    /// The message's id, by which a receiver knows a repetition.
+    pub id: String,
+    /// In which session of the component, and when.
+    pub session: u64,
+    pub at: Instant,
 }
 
 #[derive(Default)]
@@ -63,9 +72,23 @@ pub struct Ledger {
     pub heard: Vec<Heard>,
     /// Entries whose text came without its end, wherever they were seen.
     pub torn: Vec<String>,
+    /// What is counted apart: all that was sent from a number of the clock on belongs to a row of the verdict.
+    pub windows: Vec<(u64, usize)>,
 }
 
 impl Ledger {
+    /// From now on what is sent belongs to `row`.
+    pub fn begin(&mut self, row: usize) {
+        let now = self.tick();
+        self.windows.push((now, row));
+    }
+
+    /// The row of what was sent at `sent`.
+    pub fn row(&self, sent: u64) -> usize {
+        let after = self.windows.partition_point(|(begin, _)| *begin <= sent);
+        after.checked_sub(1).map_or(0, |at| self.windows[at].1)
+    }
+
     pub fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -84,21 +107,57 @@ pub enum Writers {
     Many,
 }
 
-#[derive(Default)]
-pub struct Verdict {
+/// What is counted.
+#[derive(Clone, Copy, Default)]
+pub struct Row {
     pub acknowledged: usize,
     /// Pairs of what happened and who was subscribed before.
     pub promised: usize,
     pub received: usize,
+    /// Notifications that came once more, as the wire brought them.
     pub repeated: usize,
+    /// Those of them that a receiver does not know for repetitions: they came under another id.
+    pub repeated_after: usize,
+}
+
+#[derive(Default)]
+pub struct Verdict {
+    rows: Vec<Row>,
     pub lost: Vec<String>,
     /// Told in the wrong order, to somebody who was not subscribed, or never sent by anybody.
     pub wrong: Vec<String>,
 }
 
-impl Verdict {
+impl Row {
+    pub fn plus(mut self, other: &Row) -> Row {
+        self.acknowledged += other.acknowledged;
+        self.promised += other.promised;
+        self.received += other.received;
+        self.repeated += other.repeated;
+        self.repeated_after += other.repeated_after;
+        self
+    }
+
+    /// Of what was promised.
     pub fn percent_repeated(&self) -> f64 {
         100.0 * self.repeated as f64 / (self.received.max(1)) as f64
+    }
+}
+
+impl Verdict {
+    pub fn row(&mut self, at: usize) -> &mut Row {
+        if self.rows.len() <= at {
+            self.rows.resize(at + 1, Row::default());
+        }
+        &mut self.rows[at]
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub fn all(&self) -> Row {
+        self.rows.iter().fold(Row::default(), |all, row| all.plus(row))
     }
 
     /// Everything that is wrong, some of it by name.
@@ -121,17 +180,24 @@ impl Verdict {
 /// An unanswered request counts as done if anybody saw its effect; then all of it must have been done.
 pub fn compare(ledger: &Ledger, writers: &BTreeMap<Place, Writers>, stock: &Stock) -> Verdict {
     let mut verdict = Verdict { wrong: ledger.torn.clone(), ..Verdict::default() };
-    let mut heard: HashMap<&Place, BTreeMap<&str, Vec<Key>>> = HashMap::new();
+    let mut heard: HashMap<&Place, BTreeMap<&str, Vec<(Key, &str)>>> = HashMap::new();
     for h in &ledger.heard {
-        heard.entry(&h.place).or_default().entry(&h.who).or_default().push((&h.item, &h.what));
+        heard.entry(&h.place).or_default().entry(&h.who).or_default().push(((&h.item, &h.what), &h.id));
     }
-    verdict.acknowledged = ledger.acts.iter().filter(|act| matches!(act.fate, Fate::Acknowledged(_))).count();
+    for act in ledger.acts.iter().filter(|act| matches!(act.fate, Fate::Acknowledged(_))) {
+        verdict.row(ledger.row(act.sent)).acknowledged += 1;
+    }
     for (place, kind) in writers {
         let none = BTreeMap::new();
+        let mut wishes: BTreeMap<&str, Vec<&Wish>> = BTreeMap::new();
+        for wish in ledger.wishes.iter().filter(|wish| wish.place == *place) {
+            wishes.entry(&wish.who).or_default().push(wish);
+        }
         let node = Node {
+            ledger,
             name: format!("{} at {}", place.1, place.0),
             acts: ledger.acts.iter().filter(|act| act.place == *place).collect(),
-            wishes: ledger.wishes.iter().filter(|wish| wish.place == *place).collect(),
+            wishes,
             heard: heard.get(place).unwrap_or(&none),
             stock: stock.get(place).map(Vec::as_slice).unwrap_or_default(),
         };
@@ -144,11 +210,12 @@ pub fn compare(ledger: &Ledger, writers: &BTreeMap<Place, Writers>, stock: &Stoc
 type Key<'a> = (&'a str, &'a What);
 
 struct Node<'a> {
+    ledger: &'a Ledger,
     name: String,
     acts: Vec<&'a Act>,
-    wishes: Vec<&'a Wish>,
-    /// What each subscriber heard, in order, with repeats.
-    heard: &'a BTreeMap<&'a str, Vec<Key<'a>>>,
+    wishes: BTreeMap<&'a str, Vec<&'a Wish>>,
+    /// What each subscriber heard, in order, with repeats and with the messages' ids.
+    heard: &'a BTreeMap<&'a str, Vec<(Key<'a>, &'a str)>>,
     stock: &'a [(String, String)],
 }
 
@@ -175,26 +242,59 @@ impl<'a> Node<'a> {
             }
         };
         let sent: HashMap<Key, &Act> = self.acts.iter().map(|act| (act.key(), *act)).collect();
-        let everybody: BTreeSet<&str> =
-            self.wishes.iter().map(|w| w.who.as_str()).chain(self.heard.keys().copied()).collect();
+        let everybody: BTreeSet<&str> = self.wishes.keys().chain(self.heard.keys()).copied().collect();
         for who in everybody {
             let heard = self.heard.get(who).map(Vec::as_slice).unwrap_or_default();
             let mut first: Vec<Key> = Vec::new();
-            let mut seen: BTreeSet<Key> = BTreeSet::new();
-            for key in heard {
-                match seen.insert(*key) {
-                    true => first.push(*key),
-                    false => verdict.repeated += 1,
+            let mut seen: BTreeMap<Key, BTreeSet<&str>> = BTreeMap::new();
+            let mut newest = 0;
+            let row = |key: &Key| sent.get(key).map_or(0, |act| self.ledger.row(act.sent));
+            for (key, id) in heard {
+                let ids = seen.entry(*key).or_default();
+                if !ids.insert(id) {
+                    verdict.row(row(key)).repeated += 1;
+                    continue;
+                }
+                // Events are numbered, and those of a node are told in its order.
+                let number = event_number(id);
+                if number < newest {
+                    verdict.wrong.push(format!("{who} heard of {} after event {newest}, its id is {id}", show(*key)));
+                }
+                newest = newest.max(number);
+                if ids.len() == 1 || is_counted(key.1) {
+                    first.push(*key);
+                } else {
+                    verdict.row(row(key)).repeated += 1;
+                    verdict.row(row(key)).repeated_after += 1;
+                    verdict.wrong.push(format!("{who} heard of {} under several ids: {ids:?}", show(*key)));
                 }
             }
-            for act in done.iter().filter(|act| self.is_promised(who, act)) {
-                verdict.promised += 1;
-                match seen.contains(&act.key()) {
-                    true => verdict.received += 1,
+            for act in done.iter().filter(|act| !is_counted(&act.what) && self.is_promised(who, act)) {
+                let row = verdict.row(self.ledger.row(act.sent));
+                row.promised += 1;
+                match seen.contains_key(&act.key()) {
+                    true => row.received += 1,
                     false => verdict.lost.push(format!("{who} never heard of {act} in {}", self.name)),
                 }
             }
-            for key in &first {
+            for what in [What::Purged, What::Configured] {
+                let mut promised = 0;
+                let came = seen.get(&("", &what)).map_or(0, BTreeSet::len);
+                let most = self.acts.iter().filter(|act| act.what == what && act.may_be_done()).count();
+                for act in done.iter().filter(|act| act.what == what && self.is_promised(who, act)) {
+                    let row = verdict.row(self.ledger.row(act.sent));
+                    row.promised += 1;
+                    row.received += usize::from(promised < came);
+                    promised += 1;
+                }
+                if came < promised {
+                    verdict.lost.push(format!("{who} heard {came} times of {promised} x {what:?} in {}", self.name));
+                }
+                if came > most {
+                    verdict.wrong.push(format!("{who} heard {came} times of {most} x {what:?} in {}", self.name));
+                }
+            }
+            for key in first.iter().filter(|key| !is_counted(key.1)) {
                 let why = match sent.get(key) {
                     None => "which nobody sent",
                     Some(act) if matches!(act.fate, Fate::Refused(..)) => "which was refused",
@@ -216,11 +316,13 @@ impl<'a> Node<'a> {
 
     /// What was done, in the order of sending: acknowledged, or unanswered and seen by somebody.
     fn done(&self) -> Vec<&'a Act> {
-        let seen: BTreeSet<Key> = self.heard.values().flatten().copied().collect();
+        let seen: BTreeSet<Key> = self.heard.values().flatten().map(|(key, _)| *key).collect();
         let there: BTreeSet<&str> = self.stock.iter().map(|(_, title)| title.as_str()).collect();
         let was_done = |act: &&&Act| match &act.fate {
             Fate::Acknowledged(_) => true,
             Fate::Refused(..) => false,
+            // A purge or a configuration shows nowhere for certain; who is told nothing sends another.
+            Fate::Open | Fate::Unknown if is_counted(&act.what) => false,
             Fate::Open | Fate::Unknown => {
                 seen.contains(&act.key()) || act.title().is_some_and(|title| there.contains(title))
             }
@@ -263,7 +365,7 @@ impl<'a> Node<'a> {
 
     /// Subscribed, acknowledged, before it was sent, and never unsubscribed since.
     fn is_promised(&self, who: &str, act: &Act) -> bool {
-        let mine = || self.wishes.iter().filter(|wish| wish.who == who);
+        let mine = || self.wishes.get(who).into_iter().flatten();
         let last_off = mine().filter(|wish| !wish.on).map(|wish| wish.sent).max().unwrap_or(0);
         mine()
             .any(|wish| wish.on && wish.sent > last_off && matches!(wish.fate, Fate::Acknowledged(at) if at < act.sent))
@@ -275,7 +377,7 @@ impl<'a> Node<'a> {
             Fate::Acknowledged(at) => at,
             _ => u64::MAX,
         };
-        let mine = || self.wishes.iter().filter(|wish| wish.who == who);
+        let mine = || self.wishes.get(who).into_iter().flatten();
         mine().filter(|wish| wish.on && wish.sent < over).any(|wish| {
             let ended = mine().filter(|off| !off.on && off.sent > wish.sent).find_map(|off| match off.fate {
                 // Who is told that there is no subscription has none.
@@ -295,9 +397,23 @@ impl Act {
     fn title(&self) -> Option<&str> {
         match &self.what {
             What::Published(title) => Some(title),
-            What::Retracted => None,
+            _ => None,
         }
     }
+
+    fn may_be_done(&self) -> bool {
+        !matches!(self.fate, Fate::Refused(..))
+    }
+}
+
+/// Whether nothing tells one of its kind from another.
+fn is_counted(what: &What) -> bool {
+    matches!(what, What::Purged | What::Configured)
+}
+
+/// The number in `e17`; 0 if it is none of ours.
+fn event_number(id: &str) -> u64 {
+    id.strip_prefix('e').and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 impl fmt::Display for Act {
@@ -320,6 +436,7 @@ fn show((item, what): Key<'_>) -> String {
     match what {
         What::Published(title) => format!("item {item}, {title:?}"),
         What::Retracted => format!("the retraction of {item}"),
+        What::Purged | What::Configured => format!("{what:?}"),
     }
 }
 
@@ -330,6 +447,7 @@ fn expected(done: &[&Act], most: usize) -> Vec<(String, String)> {
         let at = items.iter().position(|(id, _)| *id == act.item);
         match (at, act.title()) {
             (Some(at), Some(title)) => items[at].1 = title.to_owned(),
+            _ if act.what == What::Purged => items.clear(),
             (Some(at), None) => drop(items.remove(at)),
             (None, Some(title)) => {
                 items.push((act.item.clone(), title.to_owned()));
@@ -372,10 +490,15 @@ mod tests {
         }
         for n in heard {
             let what = What::Published(title(*n));
-            ledger.heard.push(Heard { who: "romeo".into(), place: place.clone(), item: item(*n), what });
+            ledger.heard.push(heard_of(&place, &item(*n), what, &format!("e{n}")));
         }
         let stock = BTreeMap::from([(place.clone(), stock.iter().map(|n| (item(*n), title(*n))).collect())]);
         compare(&ledger, &BTreeMap::from([(place, Writers::One(3))]), &stock)
+    }
+
+    fn heard_of(place: &Place, item: &str, what: What, id: &str) -> Heard {
+        let (who, item, id) = ("romeo".into(), item.into(), id.into());
+        Heard { who, place: place.clone(), item, what, id, session: 1, at: Instant::now() }
     }
 
     const YES: Fate = Fate::Acknowledged(99);
@@ -384,7 +507,7 @@ mod tests {
     fn all_heard_in_order_with_repeats_is_well() {
         let v = verdict(&[YES, YES, Fate::Unknown, YES], &[0, 1, 0, 1, 3], &[0, 1, 3]);
         assert_eq!(v.complaints(), None);
-        assert_eq!((v.acknowledged, v.promised, v.received, v.repeated), (3, 3, 3, 2));
+        assert_eq!((v.all().acknowledged, v.all().promised, v.all().received, v.all().repeated), (3, 3, 3, 2));
     }
 
     #[test]
@@ -415,6 +538,46 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_again_is_a_repetition_only_under_the_same_message_id() {
+        let place: Place = ("s".into(), "n".into());
+        let what = What::Published("t".into());
+        let act = Act { place: place.clone(), item: "i".into(), what: what.clone(), sent: 10, fate: YES };
+        let wish = Wish { who: "romeo".into(), place: place.clone(), on: true, sent: 1, fate: Fate::Acknowledged(2) };
+        let ask = |second: &str| {
+            let heard = vec![heard_of(&place, "i", what.clone(), "e1"), heard_of(&place, "i", what.clone(), second)];
+            let ledger = Ledger { acts: vec![act.clone()], wishes: vec![wish.clone()], heard, ..Ledger::default() };
+            let stock = BTreeMap::from([(place.clone(), vec![("i".to_owned(), "t".to_owned())])]);
+            let v = compare(&ledger, &BTreeMap::from([(place.clone(), Writers::One(9))]), &stock);
+            (v.all().repeated, v.all().repeated_after, v.wrong.len())
+        };
+        assert_eq!(ask("e1"), (1, 0, 0));
+        assert_eq!(ask("e2"), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_purge_empties_the_node_and_is_owed_to_each_as_often_as_it_was_acknowledged() {
+        let place: Place = ("s".into(), "n".into());
+        let wish = Wish { who: "romeo".into(), place: place.clone(), on: true, sent: 1, fate: Fate::Acknowledged(2) };
+        let act = |item: &str, what: What, sent| Act { place: place.clone(), item: item.into(), what, sent, fate: YES };
+        let (t, u) = (What::Published("t".into()), What::Published("u".into()));
+        let acts = vec![act("i", t.clone(), 10), act("", What::Purged, 11), act("j", u.clone(), 12)];
+        let all =
+            [heard_of(&place, "i", t, "e1"), heard_of(&place, "", What::Purged, "e2"), heard_of(&place, "j", u, "e3")];
+        let ask = |heard: &[usize], stock: &[(&str, &str)]| {
+            let heard = heard.iter().map(|n| all[*n].clone()).collect();
+            let ledger = Ledger { acts: acts.clone(), wishes: vec![wish.clone()], heard, ..Ledger::default() };
+            let stock = stock.iter().map(|(id, title)| ((*id).to_owned(), (*title).to_owned())).collect();
+            let stock = BTreeMap::from([(place.clone(), stock)]);
+            let v = compare(&ledger, &BTreeMap::from([(place.clone(), Writers::One(9))]), &stock);
+            (v.all().promised, v.lost.len(), v.wrong.len())
+        };
+        assert_eq!(ask(&[0, 1, 1, 2], &[("j", "u")]), (3, 0, 0));
+        assert_eq!(ask(&[0, 2], &[("j", "u")]), (3, 1, 0), "nobody told of the purge");
+        assert_eq!(ask(&[0, 1, 2], &[("i", "t"), ("j", "u")]), (3, 0, 1), "it did not empty the node");
+        assert_eq!(ask(&[0, 2, 1], &[("j", "u")]), (3, 0, 1), "told in another order than numbered");
+    }
+
+    #[test]
     fn who_left_is_owed_nothing_and_must_not_be_told_of_what_comes_after() {
         let place: Place = ("s".into(), "n".into());
         let wish =
@@ -422,14 +585,14 @@ mod tests {
         let what = What::Published("t".into());
         let act =
             Act { place: place.clone(), item: "i".into(), what: what.clone(), sent: 10, fate: Fate::Acknowledged(12) };
-        let heard = Heard { who: "romeo".into(), place: place.clone(), item: "i".into(), what };
+        let heard = heard_of(&place, "i", what, "e1");
         let stock = BTreeMap::from([(place.clone(), vec![("i".to_owned(), "t".to_owned())])]);
         let writers = BTreeMap::from([(place.clone(), Writers::One(9))]);
         let ask = |wishes: &[Wish], heard: &[Heard]| {
             let ledger =
                 Ledger { acts: vec![act.clone()], wishes: wishes.to_vec(), heard: heard.to_vec(), ..Ledger::default() };
             let v = compare(&ledger, &writers, &stock);
-            (v.promised, v.lost.len(), v.wrong.len())
+            (v.all().promised, v.lost.len(), v.wrong.len())
         };
         let heard = [heard];
         assert_eq!(ask(&[wish(true, 1, 2)], &heard), (1, 0, 0));

@@ -75,7 +75,7 @@ pub async fn settle_in(server: &Server) {
     }
 }
 
-async fn create(server: &Server, by: &str, node: &str, fields: &[(&str, &str)]) {
+pub async fn create(server: &Server, by: &str, node: &str, fields: &[(&str, &str)]) {
     let fields: String =
         fields.iter().map(|(var, value)| format!("<field var='{var}'><value>{value}</value></field>")).collect();
     let payload = format!(
@@ -88,11 +88,13 @@ async fn create(server: &Server, by: &str, node: &str, fields: &[(&str, &str)]) 
 
 /// Asks until it is acknowledged.
 pub async fn subscribe(server: &Server, who: &str, place: &Place) {
-    while wish(server, who, place, true).await == Fate::Unknown {}
+    while wish(server, who, place, true).await == Fate::Unknown {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// One subscribe or unsubscribe, and what came of it.
-async fn wish(server: &Server, who: &str, place: &Place, on: bool) -> Fate {
+pub async fn wish(server: &Server, who: &str, place: &Place, on: bool) -> Fate {
     let payload = match on {
         true => client::subscribe(&place.1, who),
         false => format!("<pubsub xmlns='{PUBSUB}'><unsubscribe node='{}' jid='{who}'/></pubsub>", place.1),
@@ -159,9 +161,10 @@ async fn write(server: Arc<Server>, n: usize, mut rng: StdRng, end: Arc<AtomicBo
                     };
                     let title = format!("{item} edition {edition}");
                     // Some of a size that databases keep in another way than small ones.
-                    let bytes = match rng.random_range(0..20) {
-                        0 => rng.random_range(16_000..40_000),
-                        1 | 2 => rng.random_range(3_000..9_000),
+                    let bytes = match rng.random_range(0..400) {
+                        0 => rng.random_range(100_000..190_000),
+                        dice if dice % 20 == 0 => rng.random_range(16_000..40_000),
+                        dice if dice % 20 < 3 => rng.random_range(3_000..9_000),
                         _ => rng.random_range(30..400),
                     };
                     let payload = client::publish(&place.1, &item, &entry(&title, bytes));
@@ -186,17 +189,19 @@ async fn waver(server: Arc<Server>, n: usize, mut rng: StdRng, end: Arc<AtomicBo
         let (place, _) = &places[rng.random_range(0..places.len())];
         let on = rng.random_bool(0.7);
         // A request that nobody answered is made again, as a client does.
-        while wish(&server, &who, place, on).await == Fate::Unknown {}
+        while wish(&server, &who, place, on).await == Fate::Unknown {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..100))).await;
     }
 }
 
-/// What all nodes hold.
-pub async fn stock(server: &Server, torn: &mut Vec<String>) -> Stock {
+/// What these nodes hold.
+pub async fn stock(server: &Server, places: impl Iterator<Item = &Place>, torn: &mut Vec<String>) -> Stock {
     let mut stock = Stock::new();
-    for (place, _) in places() {
-        let items = items(server, &place, torn).await;
-        stock.insert(place, items);
+    for place in places {
+        let items = items(server, place, torn).await;
+        stock.insert(place.clone(), items);
     }
     stock
 }
@@ -230,15 +235,17 @@ pub async fn items(server: &Server, place: &Place, torn: &mut Vec<String>) -> Ve
 /// Subscribes a site to the feed of writer `n` (WebSub §5.1) and waits until its intent is verified.
 pub async fn subscribe_site(rookery: &Rookery, site: &Subscriber, n: usize) {
     let feed: Element = rookery.get(&format!("/@w{n}.atom")).await.body.parse().expect("a feed");
-    let link = |rel: &str| {
-        let links = feed.children().filter(|child| child.is("link", ATOM) && child.attr("rel") == Some(rel));
-        let mut http = links.filter_map(|link| link.attr("href")).filter(|href| href.starts_with("http"));
-        http.next().unwrap_or_else(|| panic!("the feed of w{n} has no link {rel}")).to_owned()
-    };
-    let (hub, topic, name) = (link("hub"), link("self"), site_name(n));
+    let (hub, topic, name) = (link(&feed, "hub"), link(&feed, "self"), site_name(n));
     let form = [("hub.mode", "subscribe"), ("hub.topic", &*topic), ("hub.callback", &*site.callback(&name))];
     assert_eq!(web::post(&rookery.served(&hub), &form).await.expect("the hub answers").status, 202);
     site.verified(&name).await;
+}
+
+/// The first address that a feed gives for `rel`.
+pub fn link(feed: &Element, rel: &str) -> String {
+    let links = feed.children().filter(|child| child.is("link", ATOM) && child.attr("rel") == Some(rel));
+    let mut http = links.filter_map(|link| link.attr("href")).filter(|href| href.starts_with("http"));
+    http.next().unwrap_or_else(|| panic!("the feed has no link {rel}")).to_owned()
 }
 
 pub fn site_name(n: usize) -> String {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minidom::Element;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +36,10 @@ struct Shared {
     sessions: watch::Sender<u64>,
     /// Notifications to be read before the server hangs up; negative: it never does.
     until_hang_up: AtomicI64,
+    /// While true nothing is read and nothing is written, and the connection stands.
+    silent: watch::Sender<bool>,
+    /// Grows with every connection that is to be reset.
+    resets: watch::Sender<u64>,
     answered: AtomicU64,
     heard: AtomicU64,
     trap: Mutex<Option<(u64, Trap)>>,
@@ -75,6 +79,8 @@ impl Server {
             state: Mutex::default(),
             sessions: watch::Sender::new(0),
             until_hang_up: AtomicI64::new(-1),
+            silent: watch::Sender::new(false),
+            resets: watch::Sender::new(0),
             answered: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             trap: Mutex::default(),
@@ -109,7 +115,7 @@ impl Server {
         loop {
             let answer = self.send(kind, from, to, payload, |_, _| About::Nothing).await;
             match tokio::time::timeout(PATIENCE, answer).await.expect("an answer comes in time") {
-                Ok(Err(Fate::Unknown)) | Err(_) => {}
+                Ok(Err(Fate::Unknown)) | Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Ok(answer) => return answer,
             }
         }
@@ -161,6 +167,20 @@ impl Server {
         self.shared.until_hang_up.store(notifications as i64, Ordering::SeqCst);
     }
 
+    /// The connection as it is now is reset: what is under way in either direction is gone.
+    pub fn reset(&self) {
+        self.shared.resets.send_modify(|n| *n += 1);
+    }
+
+    /// Neither reads nor writes any more, or does so again.
+    pub fn be_silent(&self, silent: bool) {
+        self.shared.silent.send_replace(silent);
+    }
+
+    pub fn never_hang_up(&self) {
+        self.shared.until_hang_up.store(-1, Ordering::SeqCst);
+    }
+
     pub fn is_to_hang_up(&self) -> bool {
         self.shared.until_hang_up.load(Ordering::SeqCst) >= 0
     }
@@ -187,6 +207,16 @@ impl Server {
         self.shared.heard.load(Ordering::SeqCst)
     }
 
+    /// Whether a component is attached now.
+    pub fn is_attached(&self) -> bool {
+        self.shared.lock().line.is_some()
+    }
+
+    /// Writes into the ledger.
+    pub fn enter(&self, write: impl FnOnce(&mut Ledger)) {
+        write(&mut self.shared.lock().ledger);
+    }
+
     /// Looks into the ledger.
     pub fn ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
         look(&self.shared.lock().ledger)
@@ -202,6 +232,10 @@ impl Drop for Server {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn speaks(&self) {
+        let _ = self.silent.subscribe().wait_for(|silent| !*silent).await;
     }
 
     /// The stream has ended: nobody will answer what was asked on it.
@@ -238,6 +272,7 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve(socket: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
+    let mut resets = shared.resets.subscribe();
     let (mut reader, mut writer) = socket.into_split();
     let mut framer = Framer::default();
     let Some(Frame::Header(_)) = next(&mut reader, &mut framer).await? else { return Ok(()) };
@@ -255,12 +290,14 @@ async fn serve(socket: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     shared.sessions.send_modify(|n| *n += 1);
     let write = async {
         while let Some(text) = lines.recv().await {
+            shared.speaks().await;
             writer.write_all(text.as_bytes()).await?;
         }
         Ok(())
     };
     let read = async {
         while let Some(frame) = next(&mut reader, &mut framer).await? {
+            shared.speaks().await;
             match frame {
                 Frame::Stanza(stanza) if !hear(&stanza, shared, &line) => return Ok(()),
                 Frame::Stanza(_) => {}
@@ -270,10 +307,16 @@ async fn serve(socket: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
         }
         Ok(())
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = read => ended,
         ended = write => ended,
+        _ = resets.changed() => Err(std::io::Error::other("reset by the test")),
+    };
+    if resets.has_changed().unwrap_or_default() || ended.is_err() {
+        // Without this the kernel would see to it that what was written is still read.
+        writer.as_ref().set_zero_linger()?;
     }
+    ended
 }
 
 async fn next(reader: &mut OwnedReadHalf, framer: &mut Framer) -> std::io::Result<Option<Frame>> {
@@ -330,7 +373,12 @@ fn answered(stanza: &Element, shared: &Shared) {
     let (fate, answer) = match stanza.attr("type") {
         Some("result") => (Fate::Acknowledged(at), Ok(stanza.clone())),
         _ => {
-            let fate = Fate::Refused(at, refusal(stanza).to_string());
+            let refusal = refusal(stanza);
+            let fate = match refusal.condition.as_str() {
+                // A write that failed half way may be there after the next start.
+                "internal-server-error" => Fate::Unknown,
+                _ => Fate::Refused(at, refusal.to_string()),
+            };
             (fate.clone(), Err(fate))
         }
     };
@@ -371,13 +419,18 @@ impl Drop for Trap {
 }
 
 fn notified(stanza: &Element, shared: &Shared) {
-    let Some(items) = stanza.get_child("event", EVENT).and_then(|event| event.get_child("items", EVENT)) else {
-        return;
-    };
+    let Some(about) = stanza.get_child("event", EVENT).and_then(|event| event.children().next()) else { return };
     let attr = |name: &str| stanza.attr(name).unwrap_or_default().to_owned();
-    let place = (attr("from"), items.attr("node").unwrap_or_default().to_owned());
+    let place = (attr("from"), about.attr("node").unwrap_or_default().to_owned());
+    let (session, at) = (*shared.sessions.borrow(), Instant::now());
     let mut state = shared.lock();
-    for child in items.children() {
+    let heard = |item, what| Heard { who: attr("to"), place: place.clone(), item, what, id: attr("id"), session, at };
+    match about.name() {
+        "purge" => state.ledger.heard.push(heard(String::new(), What::Purged)),
+        "configuration" => state.ledger.heard.push(heard(String::new(), What::Configured)),
+        _ => {}
+    }
+    for child in about.children().filter(|_| about.name() == "items") {
         let item = child.attr("id").unwrap_or_default().to_owned();
         let what = match child.name() {
             "retract" => What::Retracted,
@@ -389,7 +442,7 @@ fn notified(stanza: &Element, shared: &Shared) {
                 }
             },
         };
-        state.ledger.heard.push(Heard { who: attr("to"), place: place.clone(), item, what });
+        state.ledger.heard.push(heard(item, what));
     }
     shared.heard.fetch_add(1, Ordering::SeqCst);
 }

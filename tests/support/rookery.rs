@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Rookery {
     pub admin: String,
     dir: TempDir,
     child: Option<Child>,
+    /// What starts the binary, if it is not started by itself: a program and its arguments.
+    launcher: Vec<String>,
 }
 
 /// What a test may want to be different from the usual.
@@ -91,6 +93,7 @@ allow_private_addresses = true
             admin: format!("http://127.0.0.1:{admin}"),
             dir,
             child: None,
+            launcher: Vec::new(),
         };
         rookery.run();
         rookery
@@ -202,6 +205,16 @@ allow_private_addresses = true
         (output.status, String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// From the next start on the binary is started by `launcher`, which must become it (`exec`); empty: by itself.
+    pub fn launch_by(&mut self, launcher: &[String]) {
+        self.launcher = launcher.to_vec();
+    }
+
+    /// The folder of the store, the configuration and the log.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn config_path(&self) -> PathBuf {
         self.dir.path().join("rookery.toml")
     }
@@ -213,7 +226,16 @@ allow_private_addresses = true
     fn run(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let errors = log.try_clone().expect("a file may be had twice");
-        let child = Command::new(env!("CARGO_BIN_EXE_rookery"))
+        let binary = env!("CARGO_BIN_EXE_rookery");
+        let mut command = match self.launcher.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.config_path())
