@@ -35,6 +35,7 @@ use crash::server::Server;
 use faults::callbacks::{Manner, Sites, Told};
 use faults::cast::{self, FEEDS, SHORT_LEASE};
 use faults::machine::{FakeClock, SmallDisk, launch_with_short_files};
+use faults::power;
 use faults::repeats::Ages;
 use support::rookery::{Rookery, Settings};
 use support::servers::{SECRET, SOCIAL};
@@ -42,7 +43,7 @@ use support::servers::{SECRET, SOCIAL};
 /// How long it may take, after the last fault, until all that is promised over XMPP has come, and over HTTP: there a
 /// callback that failed some times in a row is left alone for a while.
 const QUIET: Duration = Duration::from_secs(60);
-const QUIET_HTTP: Duration = Duration::from_secs(240);
+const QUIET_HTTP: Duration = Duration::from_secs(90);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -302,16 +303,18 @@ impl Stage {
         self.up().await;
         life.await.expect("nobody panics");
         self.sites.calm_down();
-        let lapsed = self.clock.as_mut().map(|clock| {
-            clock.jump(2 * SHORT_LEASE as i64 + clock.furthest.max(0));
-        });
+        // In the end the clock is ahead of all it ever said: the short leases are over, and no retry lies in the future.
+        let lapsed = self.clock.as_mut().map(|clock| clock.jump_ahead(2 * SHORT_LEASE as i64));
         let begun = Instant::now();
         let mut found = self.judge().await;
+        println!("  {} and {} still to come", found.verdict.lost.len(), found.told.lost.len());
         while found.is_lacking() && begun.elapsed() < if found.told.lost.is_empty() { QUIET } else { QUIET_HTTP } {
             tokio::time::sleep(Duration::from_secs(1)).await;
             found = self.judge().await;
         }
         println!("  quiet {:.0?} after the last fault", begun.elapsed());
+        let missing = found.verdict.lost.iter().chain(&found.told.lost);
+        missing.take(5).for_each(|what| println!("  still missing: {what}"));
         sums.after_gone += self.sites.pushed_after_the_end(Manner::Gone).len();
         if lapsed.is_some() {
             self.sites.lapse();
@@ -423,6 +426,25 @@ impl Sums {
         );
         text
     }
+}
+
+/// Not a test of its own: what `scripts/faults` runs under strace; see [`faults::power`]. `backend trace seconds [inject]`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_record() {
+    let Ok(what) = std::env::var("ROOKERY_FAULTS_RECORD") else { return };
+    let words: Vec<&str> = what.split(' ').collect();
+    let [backend, trace, seconds, rest @ ..] = words.as_slice() else { panic!("{what:?} is not what to record") };
+    let inject = rest.first().map(|inject| (*inject).to_owned());
+    let seconds = seconds.parse().expect("a number of seconds");
+    println!("recorded {}", power::record(backend, trace.as_ref(), seconds, inject).await);
+}
+
+/// Not a test of its own either: `backend folder`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_show() {
+    let Ok(what) = std::env::var("ROOKERY_FAULTS_SHOW") else { return };
+    let (backend, folder) = what.split_once(' ').expect("a backend and a folder");
+    power::show(backend, folder.as_ref()).await.expect("the store can be read");
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -19,7 +19,9 @@ impl SmallDisk {
     /// Puts an empty one under the store of a component that does not run.
     pub fn under(rookery: &Rookery) -> Option<SmallDisk> {
         let at = rookery.folder().join("store");
-        fs::remove_dir_all(&at).and_then(|()| fs::create_dir(&at)).expect("the folder is ours");
+        // It may have been killed before it made one.
+        let _ = fs::remove_dir_all(&at);
+        fs::create_dir(&at).expect("the folder is ours");
         let size = format!("size={SIZE_MIB}m,mode=0700");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "rookery-faults"]).arg(&at).status();
         mounted.is_ok_and(|status| status.success()).then_some(SmallDisk { at })
@@ -73,8 +75,11 @@ pub struct FakeClock {
     library: PathBuf,
     offset: i64,
     /// The furthest it was ahead.
-    pub furthest: i64,
+    furthest: i64,
 }
+
+/// Two days: a delivery is given up when it is seven days old.
+const MOST: i64 = 2 * 24 * 3600;
 
 impl FakeClock {
     /// `None` where libfaketime is not installed (Debian: `faketime`).
@@ -105,8 +110,14 @@ impl FakeClock {
 
     /// So many seconds onward or back, noticed within a second.
     pub fn jump(&mut self, seconds: i64) {
-        self.offset += seconds;
+        self.offset = (self.offset + seconds).clamp(-MOST, MOST);
         self.furthest = self.furthest.max(self.offset);
+        self.write();
+    }
+
+    /// So many seconds onward from the furthest that it ever was.
+    pub fn jump_ahead(&mut self, seconds: i64) {
+        self.offset = self.furthest + seconds;
         self.write();
     }
 

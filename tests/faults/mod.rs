@@ -3,4 +3,5 @@
 pub mod callbacks;
 pub mod cast;
 pub mod machine;
+pub mod power;
 pub mod repeats;
