@@ -1021,3 +1021,36 @@ async fn the_end_does_not_wait_until_all_is_planned() {
     let left = house.rows(b'e').await;
     assert!(left > 1000, "{left} of 2000 are left for the next start");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_plan_is_not_overtaken_by_what_is_told_from_memory() {
+    // So many that one Change plans one Event: planning lags behind what was told from memory.
+    let names: Vec<String> = (0..150).map(|n| format!("reader{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let fake = Fake::to(&names, |_, item, attempt| match (item, attempt) {
+        ("i0", 0) => retry(Scope::Destination),
+        _ => DONE,
+    });
+    let mut house = House::new(fake);
+    house.start();
+    house.publish("i0", "text").await;
+    house.until("a failure each", Duration::ZERO, |fake| names.iter().all(|n| fake.attempts(n, "i0") > 0)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    house.stop().await;
+    for i in 1..40 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    // Every destination has something in the store: the new ones are not told from memory, and wait for their plan.
+    house.clock.advance(60 * SECOND);
+    house.start();
+    for i in 40..120 {
+        house.publish(&format!("i{i}"), "text").await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 150 * 120).await;
+    let expected: Vec<String> = (0..120).map(|i| format!("i{i}")).collect();
+    for name in names {
+        assert_eq!(house.fake.items_at(name), expected, "to {name}");
+    }
+    house.stop().await;
+}
