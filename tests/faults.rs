@@ -36,9 +36,10 @@ use faults::callbacks::{Manner, Sites, Told};
 use faults::cast::{self, FEEDS, SHORT_LEASE};
 use faults::machine::{FakeClock, SmallDisk, launch_with_short_files};
 use faults::power;
+use faults::real;
 use faults::repeats::Ages;
 use support::rookery::{Rookery, Settings};
-use support::servers::{SECRET, SOCIAL};
+use support::servers::{Kind, SECRET, SOCIAL};
 
 /// How long it may take, after the last fault, until all that is promised over XMPP has come, and over HTTP: there a
 /// callback that failed some times in a row is left alone for a while.
@@ -55,6 +56,27 @@ async fn sled_keeps_its_promises_through_every_fault() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fjall_keeps_its_promises_through_every_fault() {
     rounds("fjall").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prosody_may_be_killed_while_a_crowd_is_told() {
+    behind(Kind::Prosody).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ejabberd_may_be_killed_while_a_crowd_is_told() {
+    behind(Kind::Ejabberd).await;
+}
+
+async fn behind(kind: Kind) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let Some(server) = kind.start().await else { return };
+    let seed = number("SEED").unwrap_or_else(|| rand::random::<u32>().into());
+    let (verdict, row) = real::kill_the_server(server, seed).await;
+    println!("| {kind:?} | count | acknowledged | promised | lost | repeated at the wire | after dedupe |\n{row}");
+    if let Some(complaints) = verdict.complaints() {
+        panic!("{kind:?}, ROOKERY_FAULTS_SEED={seed}: {complaints}");
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,4 +4,5 @@ pub mod callbacks;
 pub mod cast;
 pub mod machine;
 pub mod power;
+pub mod real;
 pub mod repeats;
