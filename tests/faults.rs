@@ -142,11 +142,10 @@ async fn rounds(backend: &str) {
         for complaint in &sums.bad[before..] {
             println!("  ROOKERY_FAULTS_SEED={seed}: {complaint}");
         }
-        println!("{}", sums.table(backend));
+        println!("{}\n{}", sums.table(backend), sums.ages);
         left -= now;
         round += 1;
     }
-    println!("{}", sums.ages);
     println!("{backend}: {round} rounds in {:.0?}", begun.elapsed());
     assert!(sums.bad.is_empty(), "{backend}: {} complaints, the first: {}", sums.bad.len(), sums.bad[0]);
     assert!(sums.xmpp.iter().map(|row| row.promised).sum::<usize>() > 1000, "too little happened to prove anything");

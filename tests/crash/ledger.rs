@@ -534,7 +534,8 @@ mod tests {
 
     #[test]
     fn the_wrong_order_a_ghost_and_what_outlives_the_limit_are_wrong() {
-        assert_eq!(verdict(&[YES, YES], &[1, 0], &[0, 1]).wrong.len(), 1);
+        let order = verdict(&[YES, YES], &[1, 0], &[0, 1]);
+        assert_eq!(order.wrong.len(), 2, "by the events' numbers and by the requests: {:?}", order.wrong);
         let no = Fate::Refused(20, "no".into());
         assert_eq!(verdict(&[YES, no], &[0, 1], &[0]).wrong.len(), 1);
         assert_eq!(verdict(&[YES, YES, YES, YES], &[0, 1, 2, 3], &[0, 1, 2, 3]).wrong.len(), 1);
