@@ -8,7 +8,7 @@
 //! | `ROOKERY_FAULTS_OTHERS` | of each other fault in a round; 2, or a fifth of the kills |
 //! | `ROOKERY_FAULTS_MINUTES` | no round begins after so many; no limit |
 //! | `ROOKERY_FAULTS_SEED` | repeats the decisions of an earlier run, not its times: those belong to the machine |
-//! | `ROOKERY_FAULTS_CALLBACKS`, `ROOKERY_FAULTS_CROWD` | HTTP callbacks, 1,000; subscribers of the largest node, 2,000 |
+//! | `ROOKERY_FAULTS_CALLBACKS`, `ROOKERY_FAULTS_CROWD` | HTTP callbacks, 200; subscribers of the largest node, 400 |
 
 mod support;
 
@@ -183,10 +183,10 @@ async fn play(backend: &str, seed: u64, kills: usize, sums: &mut Sums) {
         clock.give(&mut rookery);
     }
     rookery.start_again().await;
-    let callbacks = number("CALLBACKS").unwrap_or(1_000) as usize;
+    let callbacks = number("CALLBACKS").unwrap_or(200) as usize;
     let lapsing = if clock.is_some() { 20 } else { 0 };
     let sites = Arc::new(Sites::start(callbacks, FEEDS, lapsing).await);
-    cast::settle_in(&server, number("CROWD").unwrap_or(2_000) as usize).await;
+    cast::settle_in(&server, number("CROWD").unwrap_or(400) as usize).await;
     cast::subscribe_sites(&rookery, &sites).await;
     sites.begin_failing();
 

@@ -180,7 +180,7 @@ impl Verdict {
 /// An unanswered request counts as done if anybody saw its effect; then all of it must have been done.
 pub fn compare(ledger: &Ledger, writers: &BTreeMap<Place, Writers>, stock: &Stock) -> Verdict {
     let mut verdict = Verdict { wrong: ledger.torn.clone(), ..Verdict::default() };
-    let mut heard: HashMap<&Place, BTreeMap<&str, Vec<(Key, &str)>>> = HashMap::new();
+    let mut heard: HashMap<&Place, HeardBy> = HashMap::new();
     for h in &ledger.heard {
         heard.entry(&h.place).or_default().entry(&h.who).or_default().push(((&h.item, &h.what), &h.id));
     }
@@ -209,13 +209,15 @@ pub fn compare(ledger: &Ledger, writers: &BTreeMap<Place, Writers>, stock: &Stoc
 /// What names an act in its node.
 type Key<'a> = (&'a str, &'a What);
 
+/// What each subscriber of a node heard, in order, with repeats and with the messages' ids.
+type HeardBy<'a> = BTreeMap<&'a str, Vec<(Key<'a>, &'a str)>>;
+
 struct Node<'a> {
     ledger: &'a Ledger,
     name: String,
     acts: Vec<&'a Act>,
     wishes: BTreeMap<&'a str, Vec<&'a Wish>>,
-    /// What each subscriber heard, in order, with repeats and with the messages' ids.
-    heard: &'a BTreeMap<&'a str, Vec<(Key<'a>, &'a str)>>,
+    heard: &'a HeardBy<'a>,
     stock: &'a [(String, String)],
 }
 
