@@ -165,6 +165,18 @@ impl Sites {
         panic!("callback {number} cannot have its address again");
     }
 
+    /// Forgets that these were verified: they ask again.
+    pub fn be_verified_anew(&self, which: Manner) {
+        for callback in self.callbacks.iter().filter(|c| c.manner == which) {
+            callback.verified.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// How many pushes each of these took.
+    pub fn taken(&self, which: Manner) -> Vec<usize> {
+        self.callbacks.iter().filter(|c| c.manner == which).map(|c| lock(&c.seen).taken.len()).collect()
+    }
+
     /// The short leases are over: whatever comes there from now on is wrong.
     pub fn lapse(&self) {
         for callback in self.callbacks.iter().filter(|c| c.manner == Manner::Lapsing) {
