@@ -17,7 +17,7 @@ use crate::support::rookery::Rookery;
 use crate::support::servers::{CROWD, Server, at_social};
 
 /// Kills of a server, subscribers, and posts under way at each.
-pub const KILLS: usize = 3;
+pub const KILLS: usize = 2;
 const SUBSCRIBERS: usize = 200;
 const POSTS: usize = 12;
 
