@@ -724,7 +724,12 @@ async fn what_is_over_a_smaller_max_items_goes_by_and_by() {
     let five = vec![("pubsub#max_items".to_owned(), vec!["5".to_owned()])];
     house.service.configure(Turn::free(), alice(), address("news"), five).await.unwrap();
     house.start();
-    house.pass(5).await;
+    for _ in 0..100 {
+        house.pass(5).await;
+        if house.rows(b'x').await == 0 {
+            break;
+        }
+    }
     assert_eq!(house.items("news").await, ["i195", "i196", "i197", "i198", "i199"]);
     assert_eq!([house.payloads().await, house.rows(b't').await, house.rows(b'x').await], [5, 5, 0]);
     house.stop().await;

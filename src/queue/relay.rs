@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::express::{Told, express};
@@ -30,8 +32,16 @@ const TRIES: u32 = 3;
 
 pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked: mpsc::UnboundedReceiver<Asked>) {
     let mut events = parts.store.events();
-    let mut relay =
-        Relay { parts, notes, asked, next: 0, owed: BTreeMap::new(), first: None, failures: HashMap::new() };
+    let mut relay = Relay {
+        parts,
+        notes,
+        asked,
+        next: 0,
+        owed: BTreeMap::new(),
+        first: None,
+        planning: None,
+        failures: HashMap::new(),
+    };
     loop {
         let newest = *events.borrow_and_update();
         match relay.step().await {
@@ -48,14 +58,33 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked:
             }
         }
         let now = relay.parts.clock.now();
-        let wait = relay.first.map_or(Duration::from_secs(3600), |due| due.since(now));
+        // While one plan is made durable, the next one waits for that, not for its time.
+        let due = relay.first.filter(|_| relay.planning.is_none());
+        let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
         let (clock, shutdown) = (relay.parts.clock.clone(), relay.parts.shutdown.clone());
         tokio::select! {
-            changed = events.wait_for(|now| *now > newest) => if changed.is_err() { return },
+            goes_on = async { events.wait_for(|now| *now > newest).await.is_ok() } => if !goes_on { return },
+            planned = planned(&mut relay.planning) => if let Err(error) = relay.planned(planned).await {
+                tracing::error!(%error, "the relay could not plan; it tries again in a second");
+                if !relay.parts.pause(Duration::from_secs(1)).await {
+                    return;
+                }
+            },
             Some(asked) = relay.asked.recv() => relay.hasten(asked),
             () = clock.sleep(wait) => {}
             () = shutdown.reached(Phase::Stopped) => return,
         }
+    }
+}
+
+/// A plan that is being made durable, and of which Events.
+type Planning = (Vec<u64>, BoxFuture<'static, Result<Plans, StoreError>>);
+
+/// The end of a plan under way; never, if there is none.
+async fn planned(planning: &mut Option<Planning>) -> Result<Plans, StoreError> {
+    match planning {
+        Some((_, plan)) => plan.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -73,6 +102,8 @@ struct Relay {
     owed: BTreeMap<u64, Owed>,
     /// When the first of them is due.
     first: Option<Timestamp>,
+    /// New Events are seen, and told from memory, while it goes on; there is one at a time, so plans keep their order.
+    planning: Option<Planning>,
     failures: HashMap<u64, u32>,
 }
 
@@ -86,25 +117,35 @@ struct Owed {
 }
 
 impl Relay {
-    /// Sees new Events, and plans what is due; whether there may be more.
+    /// Sees new Events, and begins to plan what is due; whether there may be more to see.
     async fn step(&mut self) -> Result<bool, StoreError> {
         while let Ok(asked) = self.asked.try_recv() {
             self.hasten(asked);
         }
         let (seen, tasks) = self.see().await?;
-        let due = self.due();
-        // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
-        let planned = (!due.is_empty()).then(|| plan(&self.parts, &due));
+        if self.planning.is_none() {
+            let due = self.due();
+            if !due.is_empty() {
+                // Asked for before the express leaves: an outcome is then decided after the plan that it ends.
+                let plan = plan(&self.parts, &due).boxed();
+                self.planning = Some((due, plan));
+            }
+        }
         if !tasks.is_empty() {
             let _ = self.notes.send(Note::Express(tasks));
         }
-        let Some(planned) = planned else { return Ok(seen == EVENTS) };
-        match planned.await {
+        Ok(seen == EVENTS)
+    }
+
+    /// Takes over what came of the plan under way.
+    async fn planned(&mut self, planned: Result<Plans, StoreError>) -> Result<(), StoreError> {
+        let Some((seqs, _)) = self.planning.take() else { return Ok(()) };
+        match planned {
             Ok(plans) => self.take(plans),
             Err(StoreError::Closed) => return Err(StoreError::Closed),
             // One of them is the cause: find out which.
             Err(_) => {
-                for seq in due {
+                for seq in seqs {
                     match plan(&self.parts, &[seq]).await {
                         Ok(plans) => self.take(plans),
                         Err(error) => self.blame(seq, error).await?,
@@ -112,7 +153,7 @@ impl Relay {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads Events that were not seen yet; how many, and what of them is told from memory.
