@@ -437,6 +437,38 @@ async fn a_failing_destination_keeps_its_order_and_holds_back_nobody_else() {
     house.stop().await;
 }
 
+/// Found by tests/faults.rs: a callback waited for an hour because somebody had set the clock back by an hour.
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_nobody_wait_longer() {
+    for host in [None, Some("h:80".to_owned())] {
+        for again in [false, true] {
+            let fails = |_: &str, _: &str, attempt: usize| if attempt < 3 { retry(Scope::Host) } else { DONE };
+            let fake = || Arc::new(Fake::new(vec![("juliet".into(), host.clone())], fails));
+            let mut house = House::new(fake());
+            house.start();
+            house.publish("a", "a").await;
+            house.until("an attempt", SECOND, |fake| fake.attempts("juliet", "a") == 1).await;
+            house.pass(1).await;
+            house.clock.set_back(3600 * SECOND);
+            if again {
+                house.stop().await;
+                house.store.close();
+                house = House::on(house.kv.clone(), house.clock.clone(), fake());
+                house.start();
+            }
+            for _ in 0..100 {
+                house.pass(2).await;
+                if !house.fake.items_at("juliet").is_empty() {
+                    break;
+                }
+            }
+            let tried = house.fake.attempts("juliet", "a");
+            assert_eq!(house.fake.items_at("juliet"), ["a"], "host {host:?}, started again: {again}, {tried} attempts");
+            house.stop().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_was_owed_at_the_end_is_delivered_after_the_next_start() {
     let down = Fake::to(&["juliet"], |_, _, _| retry(Scope::Destination));

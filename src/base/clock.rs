@@ -123,6 +123,16 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock back; who sleeps, sleeps as long as was meant. Does nothing to the system's clock.
+    pub fn set_back(&self, d: Duration) {
+        if let Kind::Manual(m) = &self.0 {
+            let mut m = lock(m);
+            let back = |at: Timestamp| Timestamp(at.0.saturating_sub(i64::try_from(d.as_micros()).unwrap_or(i64::MAX)));
+            m.now = back(m.now);
+            m.sleepers = std::mem::take(&mut m.sleepers).into_iter().map(|((at, n), tx)| ((back(at), n), tx)).collect();
+        }
+    }
+
     /// Moves a manual clock on and wakes who slept until then. Does nothing to the system's clock.
     pub fn advance(&self, d: Duration) {
         if let Kind::Manual(m) = &self.0 {

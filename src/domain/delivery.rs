@@ -106,6 +106,15 @@ pub struct Attempt {
 impl Health {
     pub const KEPT: usize = 5;
 
+    /// Until when to wait, seen at `now`: not at all if the clock was set back since the last attempt, or the wait would
+    /// be longer than it was meant to be.
+    pub fn waits_until(&self, now: Timestamp) -> Timestamp {
+        match self.results.last() {
+            Some(last) if last.at > now => now,
+            _ => self.not_before,
+        }
+    }
+
     pub fn note(&mut self, attempt: Attempt) {
         if attempt.ok {
             self.failures = 0;

@@ -165,6 +165,7 @@ pub(super) fn load(
     known: u64,
     payloads: bool,
     most: usize,
+    now: Timestamp,
 ) -> kv::Result<Loaded> {
     let state = r.destination(destination)?;
     let deliveries = r.deliveries(destination, known, BATCH)?;
@@ -173,7 +174,7 @@ pub(super) fn load(
         known,
         more: deliveries.len() == BATCH,
         held: state.as_ref().is_some_and(|s| s.held),
-        not_before: state.map(|s| s.health.not_before).unwrap_or_default(),
+        not_before: state.map(|s| s.health.waits_until(now)).unwrap_or_default(),
     };
     let mut bytes = 0;
     for delivery in deliveries {

@@ -202,6 +202,16 @@ impl Slots {
         }
     }
 
+    /// The clock was set back: nobody rests for longer than was meant.
+    pub fn set_back(&mut self, now: Timestamp) {
+        self.resting.clear();
+        for (name, host) in &mut self.hosts {
+            host.rests = None;
+            host.not_before = host.not_before.min(now);
+            self.freed.push_back(name.clone());
+        }
+    }
+
     /// What is remembered of a host goes when nobody has to do with it, one in trouble after its rest.
     fn forget_if_idle(&mut self, name: &str, now: Timestamp) {
         let Some(host) = self.hosts.get_mut(name) else { return };

@@ -71,6 +71,8 @@ pub(super) enum Note {
         result: Result<Settled, StoreError>,
     },
     Resume,
+    /// Outcomes that came before their plan are tried again.
+    Again,
 }
 
 struct Worker {
@@ -83,10 +85,14 @@ struct Worker {
     ready: VecDeque<Destination>,
     /// Lanes to look at again, by time, each once.
     later: BTreeSet<(Timestamp, Destination)>,
+    /// What the clock showed last.
+    seen: Timestamp,
     /// Bytes of the tasks of all lanes, and of what they are reading.
     memory: usize,
     /// Outcomes that are not durable yet.
     pending: Vec<Ended>,
+    /// Those of them that came before their plan.
+    early: Vec<Ended>,
     settling: bool,
     /// How many of them go into the next Change; fewer after a failure.
     most: usize,
@@ -106,8 +112,10 @@ pub(super) async fn run(
         slots: Slots::default(),
         ready: VecDeque::new(),
         later: BTreeSet::new(),
+        seen: Timestamp::default(),
         memory: 0,
         pending: Vec::new(),
+        early: Vec::new(),
         settling: false,
         most: SETTLED,
     };
@@ -133,12 +141,14 @@ pub(super) async fn run(
             () = clock.sleep(wait) => {}
             () = shutdown.reached(Phase::Stopped) => break,
         }
+        worker.look_at_the_clock();
         worker.wake_due();
     }
     // The end: what was handed over and proved is kept, so that the next start repeats as little as possible.
     while let Ok(note) = inbox.try_recv() {
         worker.take(note);
     }
+    worker.pending.append(&mut worker.early);
     for batch in worker.pending.chunks(SETTLED) {
         if outcomes::settle(&worker.parts, batch).await.is_err() {
             for ended in batch {
@@ -172,8 +182,9 @@ impl Worker {
             };
             let Some(last) = last else { return };
             cursor = last;
+            let now = self.parts.clock.now();
             for (state, destination) in page {
-                let not_before = state.as_ref().map(|s| s.health.not_before).unwrap_or_default();
+                let not_before = state.as_ref().map(|s| s.health.waits_until(now)).unwrap_or_default();
                 let woken = Woken { destination, host: state.and_then(|s| s.host), newest: u64::MAX };
                 if let Some(lane) = self.wake(woken) {
                     lane.not_before = not_before;
@@ -272,6 +283,7 @@ impl Worker {
             }
             Note::Settled { batch, result } => self.settled(batch, result),
             Note::Resume => self.settling = false,
+            Note::Again => self.pending.append(&mut self.early),
         }
     }
 
@@ -450,9 +462,9 @@ impl Worker {
         lane.more = false;
         let (generation, known, notes) = (lane.generation, lane.known, self.notes.clone());
         let (wanted, payloads) = (destination.clone(), lane.network.needs_payloads());
-        let store = self.parts.store.clone();
+        let (store, now) = (self.parts.store.clone(), self.parts.clock.now());
         tokio::spawn(async move {
-            let loaded = store.read(move |r| lane::load(r, &wanted, known, payloads, granted)).await;
+            let loaded = store.read(move |r| lane::load(r, &wanted, known, payloads, granted, now)).await;
             let _ = notes.send(Note::Loaded { destination, generation, granted, loaded });
         });
     }
@@ -517,7 +529,7 @@ impl Worker {
                     1 => self.pending.extend(batch),
                     _ => drop(self.pending.splice(0..0, batch)),
                 }
-                return self.resume_after(Duration::from_secs(1));
+                return self.say_after(Duration::from_secs(1), Note::Resume);
             }
         };
         for ended in batch.iter().filter(|ended| matches!(ended.said, Said::Ended(_))) {
@@ -527,17 +539,22 @@ impl Worker {
             }
         }
         self.most = (self.most * 2).min(SETTLED);
-        // Told before its plan was written: noted as soon as it is. Others do not wait behind it.
-        let early = !settled.early.is_empty();
-        let again = batch.into_iter().filter(|ended| settled.early.contains(&(ended.destination.clone(), ended.seq)));
-        self.pending.extend(again);
+        let newest = batch.iter().map(|ended| ended.at).max();
+        let set_back = |now: Timestamp| newest.is_some_and(|newest| newest > now);
+        // Told before its plan was written: noted as soon as it is. Others do not wait for it.
+        if !settled.early.is_empty() && self.early.is_empty() {
+            self.say_after(Duration::from_millis(20), Note::Again);
+        }
+        let early = batch.into_iter().filter(|ended| settled.early.contains(&(ended.destination.clone(), ended.seq)));
+        self.early.extend(early);
         settled.early.iter().for_each(|early| drop(self.relay.send(early.clone())));
+        let now = self.parts.clock.now();
         for (destination, left) in settled.lanes {
             let Some(lane) = self.lanes.get_mut(&destination) else { continue };
             if let Some(not_before) = left.not_before {
                 // The failure is noted: the lane may begin anew when its time comes.
                 lane.blocked = false;
-                lane.not_before = not_before;
+                lane.not_before = if set_back(now) { now } else { not_before };
             }
             if left.any && lane.is_idle() {
                 lane.known = 0;
@@ -545,18 +562,32 @@ impl Worker {
             }
             self.call(&destination);
         }
-        match early {
-            true => self.resume_after(Duration::from_millis(20)),
-            false => self.settling = false,
-        }
+        self.settling = false;
     }
 
-    fn resume_after(&self, d: Duration) {
+    fn say_after(&self, d: Duration, note: Note) {
         let (clock, notes) = (self.parts.clock.clone(), self.notes.clone());
         tokio::spawn(async move {
             clock.sleep(d).await;
-            let _ = notes.send(Note::Resume);
+            let _ = notes.send(note);
         });
+    }
+
+    /// Somebody set the clock back: what waits for a time of before would wait longer than was meant, and is looked at
+    /// now.
+    fn look_at_the_clock(&mut self) {
+        let now = self.parts.clock.now();
+        if now.plus(Duration::from_secs(1)) < self.seen {
+            tracing::warn!("the clock was set back by {:?}: what waits is tried now", self.seen.since(now));
+            let waiting: Vec<Destination> = std::mem::take(&mut self.later).into_iter().map(|(_, d)| d).collect();
+            for lane in self.lanes.values_mut() {
+                lane.later = None;
+                lane.not_before = lane.not_before.min(now);
+            }
+            waiting.iter().for_each(|destination| self.call(destination));
+            self.slots.set_back(now);
+        }
+        self.seen = now;
     }
 
     fn next_wait(&self) -> Duration {
