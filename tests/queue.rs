@@ -102,6 +102,7 @@ fn item_of(event: &Event) -> Option<String> {
     match &event.what {
         What::Published { item, .. } => Some(item.as_str().to_owned()),
         What::Purged => Some("purged".to_owned()),
+        What::Deleted => Some("deleted".to_owned()),
         _ => None,
     }
 }
@@ -744,6 +745,34 @@ async fn what_is_published_anew_after_a_purge_is_not_swept() {
     assert_eq!(house.items("news").await, ["a"]);
     let rows = (house.rows(b't').await, house.rows(b'i').await, house.payloads().await, house.rows(b'x').await);
     assert_eq!(rows, (1, 1, 1, 0), "places, items, payloads, and nodes to sweep");
+    house.stop().await;
+}
+
+/// What the sweep had listed was over: a node that is deleted while it is swept is kept until its end was told.
+#[tokio::test]
+async fn a_node_that_is_deleted_while_it_is_swept_stays_until_its_end_was_told() {
+    let kv = Troubled::new();
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let fake = Fake::to(&["juliet"], |_, item, _| if item == "deleted" { retry(Scope::Destination) } else { DONE });
+    let mut house = House::on(kv.clone(), clock, fake);
+    for i in 0..800 {
+        house.publish(&format!("i{i}"), "text").await;
+    }
+    house.purge("news").await;
+    house.start();
+    house
+        .until("told of the purge", SECOND, |fake| fake.items_at("juliet").last().is_some_and(|i| i == "purged"))
+        .await;
+    kv.slow_writes.store(true, Ordering::SeqCst);
+    while house.rows(b't').await == 800 {
+        house.pass(1).await;
+    }
+    house.service.delete(Turn::free(), alice(), address("news")).await.unwrap();
+    assert!(house.rows(b't').await > 0, "it was being swept");
+    for _ in 0..100 {
+        house.pass(1).await;
+    }
+    assert_eq!([house.rows(b'N').await, house.rows(b'x').await], [1, 1]);
     house.stop().await;
 }
 

@@ -115,7 +115,14 @@ async fn end_accounts(parts: &Parts) -> Result<(), StoreError> {
                 }
                 Ok(Ok::<_, ()>(more))
             });
-            more = piece.await?.unwrap_or(false);
+            more = match piece.await {
+                Ok(more) => more.unwrap_or(false),
+                // One account must not keep the sweep from all others.
+                Err(error) => {
+                    tracing::warn!(%error, "an account's nodes could not be taken away; it is tried again later");
+                    false
+                }
+            };
         }
     }
     Ok(())
@@ -141,7 +148,8 @@ struct At {
 
 /// Removes one piece of what a node has to lose.
 fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64, at: &At, now: Timestamp) -> Result<Swept, KvError> {
-    if tx.read().event_alive(event)? {
+    // What was listed may be over: since then the node may have been purged again, or deleted, and that is to be told first.
+    if tx.read().sweep_of(nid)? != Some(event) || tx.read().event_alive(event)? {
         return Ok(Swept::default());
     }
     let Some(node) = tx.read().node(nid)? else {

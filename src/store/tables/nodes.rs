@@ -87,6 +87,11 @@ impl dyn Read + '_ {
         row(self, &sweep_key(nid))
     }
 
+    /// The Event after which the sweep looks at a node, if it is to.
+    pub fn sweep_of(&self, nid: NodeId) -> Result<Option<u64>> {
+        row(self, &sweep_key(nid))
+    }
+
     /// Rows of a deleted node behind `cursor` (a key that this gave, or empty), at most `limit`: what a sweep removes next.
     /// Payloads are not among them.
     pub fn rows_of_node(&self, nid: NodeId, cursor: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>> {
