@@ -54,6 +54,7 @@ impl Service {
                     Some(there) => inner.settle(tx, &node, &there, *state)?,
                     None => {
                         let Some(state) = state else { continue };
+                        inner.may_have_one_more(tx.read(), node.id, jid)?;
                         let now = Subscription {
                             jid: jid.clone(),
                             subid: subid.clone(),

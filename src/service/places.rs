@@ -137,8 +137,9 @@ pub fn standing(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::R
         standing.affiliation = match may(there, Verb::Retrieve, &posts) {
             _ if there.affiliation == Affiliation::Outcast => Affiliation::Outcast,
             Ok(()) if guarded && follows => Affiliation::Member,
-            // With an access model of its own, the node would let in whom the posts do not.
-            Err(_) if !follows => Affiliation::Outcast,
+            // With an access model of its own, or by a subscription to the comments that needed no approval, the node
+            // would let in whom the posts do not.
+            Err(_) if !follows || posts.config.access_model == AccessModel::Authorize => Affiliation::Outcast,
             _ => Affiliation::None,
         };
     }

@@ -10,8 +10,8 @@ use crate::domain::node::{Node, NodeAddress, NodeId};
 use crate::domain::node_config::{AccessModel, SendLast};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
-use crate::store::Tx;
 use crate::store::tables::RESOURCES_MOST;
+use crate::store::{Read, Tx};
 
 impl Service {
     /// Subscribes `jid`, the sender's own address, bare or full. A second request gets the first subscription again.
@@ -29,14 +29,7 @@ impl Service {
             if let Some(there) = tx.read().subscription(node.id, &jid)? {
                 return Ok(there);
             }
-            let resources = tx.read().subscriptions_at(node.id, &by)?;
-            let resources = resources.iter().filter(|there| there.jid.resource().is_some()).count();
-            let much = tx.read().tally(&by)?.subscriptions >= inner.rules().quota.subscriptions;
-            if (jid.resource().is_some() && resources >= RESOURCES_MOST)
-                || (much && !inner.rules().admins.contains(&by))
-            {
-                return Err(Refusal::TooManySubscriptions.into());
-            }
+            inner.may_have_one_more(tx.read(), node.id, &jid)?;
             let node = inner.materialise(tx, node)?;
             let asks = node.access() == AccessModel::Authorize
                 && !matches!(standing.affiliation, Affiliation::Owner | Affiliation::Publisher | Affiliation::Member)
@@ -115,6 +108,19 @@ impl Service {
 }
 
 impl Inner {
+    /// Whether there is room for a new subscription of `jid`, by whomever it is made.
+    pub(super) fn may_have_one_more(&self, r: &dyn Read, nid: NodeId, jid: &Jid) -> Decided<()> {
+        let by = bare(jid);
+        let resources = r.subscriptions_at(nid, &by)?;
+        let resources = resources.iter().filter(|there| there.jid.resource().is_some()).count();
+        let rules = self.rules();
+        let much = r.tally(&by)?.subscriptions >= rules.quota.subscriptions && !rules.admins.contains(&by);
+        match much || (jid.resource().is_some() && resources >= RESOURCES_MOST) {
+            true => Err(Refusal::TooManySubscriptions.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Moves a subscription to `state`, or ends it, and tells the subscriber.
     pub(super) fn settle(
         &self,

@@ -176,6 +176,7 @@ impl World {
         let expected = element(xml).unwrap_or_else(|e| panic!("{place}: {e}\n{xml}"));
         let until = Instant::now() + Duration::from_secs(10);
         let mut kept = self.kept.clone();
+        let mut last = false;
         loop {
             let mut bound = kept.clone();
             let found = self.take(|stanza| {
@@ -186,9 +187,11 @@ impl World {
                 kept = bound;
                 break;
             }
-            if Instant::now() > until || (!self.came(who).is_empty() && self.quiet().await) {
+            if Instant::now() > until || last {
                 panic!("{place}: {who} expected\n{xml}\nand received\n{}", self.came(who).join("\n"));
             }
+            // It may have come just now: looked at once more.
+            last = !self.came(who).is_empty() && self.quiet().await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.kept = kept;
