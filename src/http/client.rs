@@ -238,7 +238,20 @@ impl Client {
 
     /// The addresses of `url`'s host that may be asked, at least one; for a minute requests to that host go to these and
     /// no others. For who bounds by address what others make us send.
+    pub async fn pin(&self, url: &Url) -> Result<Vec<IpAddr>, FetchError> {
+        self.addresses_by(url, async |name| self.0.resolver.pin(name).await).await
+    }
+
+    /// The addresses of a URL's host, at least one. What is asked later may be at others.
     pub async fn addresses(&self, url: &Url) -> Result<Vec<IpAddr>, FetchError> {
+        self.addresses_by(url, async |name| self.0.resolver.look_up(name).await).await
+    }
+
+    async fn addresses_by(
+        &self,
+        url: &Url,
+        look_up: impl AsyncFnOnce(&str) -> Result<Vec<IpAddr>, LookupError>,
+    ) -> Result<Vec<IpAddr>, FetchError> {
         self.check(url)?;
         let name = match url.host() {
             Some(Host::Ipv4(ip)) => return Ok(vec![ip.into()]),
@@ -246,7 +259,7 @@ impl Client {
             Some(Host::Domain(name)) => name,
             None => return Err(FetchError::Dns("there is no host name".to_owned())),
         };
-        match timeout(self.0.connect_timeout, self.0.resolver.pin(name)).await {
+        match timeout(self.0.connect_timeout, look_up(name)).await {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(LookupError::Refused(refusal))) => Err(refusal.into()),
             Ok(Err(LookupError::Failed(error))) => Err(FetchError::Dns(error.to_string())),

@@ -73,14 +73,15 @@ impl Guarded {
         if pins.len() >= PINS {
             pins.retain(|_, pin| pin.until > now);
         }
-        if pins.len() >= PINS {
+        if pins.len() >= PINS && !pins.contains_key(name) {
             return Err(io::Error::other("too many names are being looked up").into());
         }
         pins.insert(name.to_owned(), Pinned { addresses: addresses.clone(), until: now + PINNED });
         Ok(addresses)
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+    /// The addresses of `name` that may be asked, at least one.
+    pub async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
         let addresses = self.guard.filter(name, self.resolver.lookup(name).await?)?;
         match addresses.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into()),

@@ -32,7 +32,7 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
         return Outcome::Refused("the callback is no URL".to_owned());
     };
     // Where it leads now; the request goes there and nowhere else.
-    let addresses = match inner.client.addresses(&callback).await {
+    let addresses = match inner.client.pin(&callback).await {
         Ok(addresses) => addresses,
         Err(error) => return failed(&error),
     };
