@@ -60,7 +60,8 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked:
         let now = relay.parts.clock.now();
         // While one plan is made durable, the next one waits for that, not for its time.
         let due = relay.first.filter(|_| relay.planning.is_none());
-        let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
+        // Nothing is meant to wait longer, whatever somebody does to the clock.
+        let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now).min(HOLD));
         let (clock, shutdown) = (relay.parts.clock.clone(), relay.parts.shutdown.clone());
         tokio::select! {
             goes_on = async { events.wait_for(|now| *now > newest).await.is_ok() } => if !goes_on { return },
@@ -112,6 +113,9 @@ struct Owed {
     due: Timestamp,
     /// Whom it was told, or would have been, from memory; `None`: not known.
     to: Option<Vec<Destination>>,
+    /// Who of them was not told: they are held. Until this is planned no later one is told them from memory, should the
+    /// hold end meanwhile.
+    untold: Vec<Destination>,
     /// Who waits for its plan.
     asked: Vec<Destination>,
 }
@@ -164,9 +168,10 @@ impl Relay {
         let (next, networks) = (self.next, self.parts.networks.clone());
         // While some were not told from memory, no later one is: it would overtake them.
         let blocked = self.owed.values().any(|owed| owed.to.is_none());
+        let untold: HashSet<Destination> = self.owed.values().flat_map(|owed| owed.untold.iter().cloned()).collect();
         let read = self.parts.store.glance(move |r| {
             let events = r.events(next, EVENTS)?;
-            let told = express(r, &networks, &events, blocked);
+            let told = express(r, &networks, &events, blocked, untold);
             Ok((events, told))
         });
         let (events, told) = read.await?;
@@ -174,14 +179,14 @@ impl Relay {
         let mut tasks = Vec::new();
         let mut told = told.into_iter();
         for (seq, _) in &events {
-            let (due, to) = match told.next() {
-                Some(Told { to, alone, tasks: of_it }) => {
+            let (due, to, untold) = match told.next() {
+                Some(Told { to, alone, tasks: of_it, untold }) => {
                     tasks.extend(of_it);
-                    (if alone { now.plus(HOLD) } else { now }, Some(to))
+                    (if alone { now.plus(HOLD) } else { now }, Some(to), untold)
                 }
-                None => (now, None),
+                None => (now, None, Vec::new()),
             };
-            self.owed.insert(*seq, Owed { due, to, asked: Vec::new() });
+            self.owed.insert(*seq, Owed { due, to, untold, asked: Vec::new() });
             self.first = Some(self.first.map_or(due, |first| first.min(due)));
             self.next = seq + 1;
         }
@@ -193,7 +198,9 @@ impl Relay {
         match self.owed.get_mut(&seq) {
             Some(owed) => {
                 owed.due = Timestamp::default();
-                owed.asked.push(destination);
+                if !owed.asked.contains(&destination) {
+                    owed.asked.push(destination);
+                }
                 self.first = Some(owed.due);
             }
             None => drop(self.notes.send(Note::Woken(vec![Woken { destination, host: None, newest: seq }]))),
@@ -204,7 +211,9 @@ impl Relay {
     /// concern one of the same destinations: there the store must show them in order, whenever this process ends.
     fn due(&self) -> Vec<u64> {
         let now = self.parts.clock.now();
-        if self.owed.len() < HELD && self.first.is_none_or(|first| first > now) {
+        // What is due later than anything is held was seen before the clock was set back.
+        let is = |due: Timestamp, soon: Timestamp| due <= soon || due > now.plus(HOLD);
+        if self.owed.len() < HELD && self.first.is_none_or(|first| !is(first, now)) {
             return Vec::new();
         }
         let soon = now.plus(HOLD / 2);
@@ -212,7 +221,7 @@ impl Relay {
         let mut due = Vec::new();
         for (seq, owed) in self.owed.iter().rev() {
             let to = owed.to.as_deref();
-            if all || owed.due <= soon || to.is_some_and(|to| to.iter().any(|d| destinations.contains(d))) {
+            if all || is(owed.due, soon) || to.is_some_and(|to| to.iter().any(|d| destinations.contains(d))) {
                 all |= to.is_none();
                 destinations.extend(to.into_iter().flatten());
                 due.push(*seq);
