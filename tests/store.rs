@@ -100,12 +100,24 @@ fn behaves_as_a_map(backend: Backend, steps: &[Step], probe: (&[u8], &[u8], usiz
             }
             Step::Reopen if backend != Backend::Memory => {
                 drop(kv);
-                kv = open_kv(backend, folder.path()).unwrap();
+                kv = reopen(backend, folder.path());
             }
             Step::Reopen => {}
         }
         check(&*kv, &model, probe);
     }
+}
+
+/// Opens a store that was just closed. A process that another test begins meanwhile holds our lock until it is another
+/// program.
+fn reopen(backend: Backend, folder: &Path) -> Arc<dyn Kv> {
+    for _ in 0..100 {
+        match open_kv(backend, folder) {
+            Err(rookery::store::OpenError::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the store stays locked")
 }
 
 proptest! {
