@@ -18,7 +18,7 @@ use crate::support::servers::{CROWD, Server, at_social};
 
 /// Kills of a server, subscribers, and posts under way at each.
 pub const KILLS: usize = 2;
-const SUBSCRIBERS: usize = 200;
+pub const SUBSCRIBERS: usize = 200;
 const POSTS: usize = 12;
 
 /// Kills `server` again and again while posts are under way, and gives what was found with the words for its row.
