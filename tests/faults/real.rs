@@ -1,28 +1,27 @@
 //! The same ledger behind real servers: Prosody and ejabberd get SIGKILL while a crowd is being told, and come back.
 //!
-//! The promise is "handed to the server": what the server had read and not passed on when it died is its own loss, and
-//! would be told here as lost.
+//! The promise is "handed to the server": what the server had read and not passed on when it died is its own loss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use minidom::Element;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::crash::ledger::{Act, Fate, Heard, Ledger, Place, Stock, What, Wish, Writers, compare};
+use crate::crash::ledger::{Act, Fate, Heard, Ledger, Place, Stock, Verdict, What, Wish, Writers, compare};
 use crate::crash::server::entry;
 use crate::support::client::{Client, MICROBLOG, event_items, items, publish, subscribe};
 use crate::support::rookery::Rookery;
 use crate::support::servers::{CROWD, Server, at_social};
 
 /// Kills of a server, subscribers, and posts under way at each.
-pub const KILLS: usize = 2;
-pub const SUBSCRIBERS: usize = 200;
+const KILLS: usize = 2;
+const SUBSCRIBERS: usize = 200;
 const POSTS: usize = 12;
 
 /// Kills `server` again and again while posts are under way, and gives what was found with the words for its row.
-pub async fn kill_the_server(mut server: Server, seed: u64) -> (crate::crash::ledger::Verdict, String) {
+pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String, usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let rookery = Rookery::start(&server).await;
     let place: Place = (at_social("alice"), MICROBLOG.to_owned());
@@ -84,7 +83,22 @@ pub async fn kill_the_server(mut server: Server, seed: u64) -> (crate::crash::le
         all.repeated,
         all.repeated_after
     );
-    (verdict, row)
+    (verdict, row, lost_in_the_server(&ledger))
+}
+
+/// How much was lost inside the server: at each kill the tail of what it was passing on, in the order in which it was told,
+/// and nothing behind it. What is missing before something that was heard is our loss, and counts as such.
+fn lost_in_the_server(ledger: &Ledger) -> usize {
+    let heard: BTreeSet<(&str, &str)> = ledger.heard.iter().map(|h| (h.item.as_str(), h.who.as_str())).collect();
+    let of_kill = |kill: usize| {
+        let ours = format!("k{kill}-");
+        let told =
+            ledger.acts.iter().filter(|act| act.item.starts_with(&ours) && matches!(act.fate, Fate::Acknowledged(_)));
+        let pairs = told.flat_map(|act| (0..SUBSCRIBERS).map(|n| (act.item.as_str(), format!("s{n:03}@{CROWD}"))));
+        let missing: Vec<bool> = pairs.map(|(item, who)| !heard.contains(&(item, who.as_str()))).collect();
+        missing.iter().rev().take_while(|missing| **missing).count()
+    };
+    (0..KILLS).map(of_kill).sum()
 }
 
 /// Takes one notification, if one comes before `until`.
