@@ -200,9 +200,10 @@ impl World {
     /// Until the queue has nothing left to do at this time.
     async fn quiet(&self) {
         until("a quiet queue", async || {
+            // Events first: what leaves them between the two reads stands at a destination then.
             let left = self.house.store.read(|r| {
-                let waiting = r.destinations(&[], 1000)?.iter().any(|(_, d)| d.waiting > 0);
-                Ok(waiting || !r.events(0, 1)?.is_empty())
+                let events = !r.events(0, 1)?.is_empty();
+                Ok(events || r.destinations(&[], 1000)?.iter().any(|(_, d)| d.waiting > 0))
             });
             !left.await.unwrap()
         })
@@ -217,13 +218,13 @@ fn start_queue(house: &House) -> (Queue, Trigger) {
 }
 
 async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if done().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what} did not come");
+    panic!("{what} did not come within 30 s");
 }
 
 /// HMAC by its definition (RFC 2104), with nothing of the house's own.
