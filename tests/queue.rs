@@ -348,7 +348,7 @@ impl House {
 
     /// Lets the queue work until `done`, moving the clock by `step` whenever nothing happens by itself.
     async fn until(&self, what: &str, step: Duration, done: impl Fn(&Fake) -> bool) {
-        for _ in 0..400 {
+        for _ in 0..800 {
             for _ in 0..20 {
                 if done(&self.fake) {
                     return;
@@ -363,7 +363,7 @@ impl House {
 
     /// Waits until the store holds no Event, delivery or due row.
     async fn until_nothing_is_owed(&self) {
-        for _ in 0..2000 {
+        for _ in 0..15_000 {
             let owed = self.store.read(|r| {
                 let rows = |table: &[u8]| Ok::<_, KvError>(r.range(table, &[table[0] + 1], 10, false)?.len());
                 Ok(rows(b"e")? + rows(b"h")? + rows(b"d")? + rows(b"q")?)
@@ -390,6 +390,31 @@ impl House {
     async fn items(&self, node: &str) -> Vec<String> {
         let found = self.service.items(Turn::free(), alice(), address(node), Which::Newest(None)).await.unwrap();
         found.items.iter().map(|(item, _)| item.id.as_str().to_owned()).collect()
+    }
+
+    /// Waits until a failure of this moment is noted: how long the destination is left alone.
+    async fn noted_wait(&self, name: &str) -> Duration {
+        let (destination, now) = (Destination::Jid(name.to_owned()), self.clock.now());
+        for _ in 0..15_000 {
+            let wanted = destination.clone();
+            let state = self.store.read(move |r| r.destination(&wanted)).await.unwrap();
+            if let Some(not_before) = state.map(|state| state.health.not_before).filter(|at| *at > now) {
+                return not_before.since(now);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("no failure was noted");
+    }
+
+    /// Lets the clock run until a table has this many rows.
+    async fn until_rows(&self, table: u8, rows: usize) {
+        for _ in 0..3000 {
+            if self.rows(table).await == rows {
+                return;
+            }
+            self.pass(1).await;
+        }
+        panic!("{} rows of {}, not {rows}", self.rows(table).await, char::from(table));
     }
 
     /// Lets the clock run, a second at a time.
@@ -457,7 +482,8 @@ async fn a_clock_that_is_set_back_makes_nobody_wait_longer() {
                 house = House::on(house.kv.clone(), house.clock.clone(), fake());
                 house.start();
             }
-            for _ in 0..100 {
+            // Less than the hour.
+            for _ in 0..1500 {
                 house.pass(2).await;
                 if !house.fake.items_at("juliet").is_empty() {
                     break;
@@ -516,7 +542,7 @@ async fn an_event_whose_end_does_not_come_soon_is_planned_and_told_once() {
     house.start();
     house.publish("a", "text").await;
     house.until("handed over", Duration::ZERO, |fake| fake.attempts("juliet", "a") == 1).await;
-    house.pass(2).await;
+    house.until_rows(b'd', 1).await;
     assert_eq!(kv.planned.load(Ordering::SeqCst), 1);
     house.fake.gate.send_replace(true);
     house.until_nothing_is_owed().await;
@@ -741,10 +767,10 @@ async fn what_is_published_anew_after_a_purge_is_not_swept() {
     house.purge("news").await;
     house.publish("a", "after").await;
     house.start();
-    house.pass(20).await;
+    house.until_rows(b'x', 0).await;
     assert_eq!(house.items("news").await, ["a"]);
-    let rows = (house.rows(b't').await, house.rows(b'i').await, house.payloads().await, house.rows(b'x').await);
-    assert_eq!(rows, (1, 1, 1, 0), "places, items, payloads, and nodes to sweep");
+    let rows = (house.rows(b't').await, house.rows(b'i').await, house.payloads().await);
+    assert_eq!(rows, (1, 1, 1), "places, items, and payloads");
     house.stop().await;
 }
 
@@ -785,14 +811,9 @@ async fn what_is_over_a_smaller_max_items_goes_by_and_by() {
     let five = vec![("pubsub#max_items".to_owned(), vec!["5".to_owned()])];
     house.service.configure(Turn::free(), alice(), address("news"), five).await.unwrap();
     house.start();
-    for _ in 0..100 {
-        house.pass(5).await;
-        if house.rows(b'x').await == 0 {
-            break;
-        }
-    }
+    house.until_rows(b'x', 0).await;
     assert_eq!(house.items("news").await, ["i195", "i196", "i197", "i198", "i199"]);
-    assert_eq!([house.payloads().await, house.rows(b't').await, house.rows(b'x').await], [5, 5, 0]);
+    assert_eq!([house.payloads().await, house.rows(b't').await], [5, 5]);
     house.stop().await;
 }
 
@@ -826,12 +847,7 @@ async fn an_account_that_ends_takes_its_nodes_and_what_was_said_there_along() {
     let name = rookery::domain::address::LocalName::parse("alice").unwrap();
     house.service.remove_account(Turn::free(), name, None).await.unwrap();
     house.start();
-    for _ in 0..100 {
-        house.pass(5).await;
-        if house.rows(b'N').await == 0 {
-            break;
-        }
-    }
+    house.until_rows(b'N', 0).await;
     house.until_nothing_is_owed().await;
     for table in b"NncitvuUsbaAjxX" {
         assert_eq!(house.rows(*table).await, 0, "rows of {}", char::from(*table));
@@ -853,8 +869,8 @@ async fn nodes_that_wait_for_their_subscribers_keep_the_sweep_from_no_other() {
     house.publish_at("last", "a", "text").await;
     house.store.commit(Lane::Background, mark_last).await.unwrap().unwrap();
     house.start();
-    house.pass(30).await;
-    assert_eq!(house.rows(b'x').await, 120, "those that wait, and only those");
+    // Those that wait, and only those.
+    house.until_rows(b'x', 120).await;
     house.stop().await;
 }
 
@@ -894,8 +910,7 @@ async fn outcomes_that_cannot_be_noted_together_are_noted_in_smaller_groups() {
     kv.most_ended.store(3, Ordering::SeqCst);
     house.fake.gate.send_replace(true);
     house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 80).await;
-    house.pass(60).await;
-    assert_eq!(house.rows(b'd').await, 0, "deliveries that were made and not noted");
+    house.until_rows(b'd', 0).await;
     assert_eq!(house.fake.seen.lock().unwrap().done.len(), 80, "each once");
     house.stop().await;
 }
@@ -906,8 +921,8 @@ async fn an_outcome_that_cannot_be_noted_holds_up_no_others() {
     *kv.stuck.lock().unwrap() = Some("juliet");
     house.fake.gate.send_replace(true);
     house.until("all delivered", SECOND, |fake| fake.seen.lock().unwrap().done.len() == 4).await;
-    house.pass(30).await;
-    assert_eq!(house.rows(b'd').await, 2, "those to Juliet, and none to Romeo");
+    // Those to Juliet, and none to Romeo.
+    house.until_rows(b'd', 2).await;
     *kv.stuck.lock().unwrap() = None;
     house.until_nothing_is_owed().await;
     assert_eq!(house.fake.seen.lock().unwrap().done.len(), 4, "each once");
@@ -925,24 +940,24 @@ async fn a_destination_that_fails_is_asked_less_and_less_until_it_succeeds() {
     let mut waits = Vec::new();
     for n in 1..7 {
         house.until("an attempt", Duration::ZERO, |fake| fake.attempts("juliet", "a") == n).await;
+        let wait = house.noted_wait("juliet").await;
+        waits.push(wait.as_secs_f64());
+        house.clock.advance(wait - Duration::from_millis(1));
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let mut waited = 0;
-        while house.fake.attempts("juliet", "a") == n {
-            house.pass(1).await;
-            waited += 1;
-        }
-        waits.push(waited);
+        assert_eq!(house.fake.attempts("juliet", "a"), n, "before its time");
+        house.clock.advance(Duration::from_millis(1));
     }
     // 5 s, doubled with each failure, and up to a quarter more.
-    let most = [7, 13, 26, 51, 101, 202];
-    assert!(waits.iter().zip([5, 10, 20, 40, 80, 160]).all(|(waited, least)| *waited >= least), "{waits:?}");
-    assert!(waits.iter().zip(most).all(|(waited, most)| *waited <= most), "{waits:?}");
+    for (wait, least) in waits.iter().zip([5.0, 10.0, 20.0, 40.0, 80.0, 160.0]) {
+        assert!((least..=least * 1.25).contains(wait), "{waits:?}");
+    }
     house.until("the first", Duration::ZERO, |fake| fake.items_at("juliet") == ["a"]).await;
     house.publish("b", "b").await;
     house.until("an attempt", Duration::ZERO, |fake| fake.attempts("juliet", "b") == 1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    house.pass(8).await;
-    assert_eq!(house.fake.items_at("juliet"), ["a", "b"], "after a success it begins at 5 s again");
+    let wait = house.noted_wait("juliet").await;
+    assert!((5.0..=6.25).contains(&wait.as_secs_f64()), "after a success it begins at 5 s again: {wait:?}");
+    house.clock.advance(wait);
+    house.until("the second", Duration::ZERO, |fake| fake.items_at("juliet") == ["a", "b"]).await;
     house.stop().await;
 }
 
