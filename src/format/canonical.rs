@@ -11,7 +11,7 @@ use std::fmt;
 
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::ResolveResult;
+use quick_xml::name::{DEFAULT_MAX_NAMESPACE_BINDINGS, ResolveResult};
 use quick_xml::reader::{NsReader, Reader};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,9 @@ impl Limits {
 }
 
 /// Why an input cannot become canonical. None is temporary.
+/// A name's namespace is looked for among all declarations in force.
+const NAMESPACES_MOST: usize = DEFAULT_MAX_NAMESPACE_BINDINGS;
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CanonicalError {
     #[error("longer than {0} bytes")]
@@ -45,6 +48,8 @@ pub enum CanonicalError {
     TooDeep(usize),
     #[error("more than {0} attributes on one element")]
     TooManyAttributes(usize),
+    #[error("more than {0} namespace declarations in force at once")]
+    TooManyNamespaces(usize),
     #[error("not UTF-8")]
     Encoding,
     #[error("document type declarations are not accepted")]
@@ -335,6 +340,9 @@ impl<'a> Maker<'a, '_> {
         };
         if !good {
             return Err(CanonicalError::Declaration);
+        }
+        if self.declared.len() >= NAMESPACES_MOST {
+            return Err(CanonicalError::TooManyNamespaces(NAMESPACES_MOST));
         }
         if prefix != "xml" {
             self.declared.push((prefix, uri));

@@ -517,7 +517,7 @@ impl Plain {
         if self.out.is_empty() {
             return;
         }
-        let have = self.out.bytes().rev().take_while(|b| *b == b'\n').count();
+        let have = self.out.bytes().rev().take(lines).take_while(|b| *b == b'\n').count();
         for _ in have..lines {
             self.out.push('\n');
         }
@@ -599,16 +599,28 @@ fn address_len(from: &str) -> usize {
         c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"' | '`' | '“' | '”' | '«' | '»')
     });
     let mut address = from.get(..end.unwrap_or(from.len())).unwrap_or(from);
-    loop {
-        let unbalanced = |open: char, close: char| {
-            address.ends_with(close) && address.matches(close).count() > address.matches(open).count()
+    // How many more are closed than opened; counted once, or text of nothing but brackets would be counted through for each.
+    let over = |open: char, close: char| address.matches(close).count().saturating_sub(address.matches(open).count());
+    let (mut round, mut square) = (over('(', ')'), over('[', ']'));
+    while let Some(last) = address.chars().next_back() {
+        let cut = match last {
+            ')' => take_one(&mut round),
+            ']' => take_one(&mut square),
+            last => ['.', ',', ';', ':', '!', '?', '\'', '*', '…'].contains(&last),
         };
-        let cut = address.ends_with(['.', ',', ';', ':', '!', '?', '\'', '*', '…'])
-            || unbalanced('(', ')')
-            || unbalanced('[', ']');
-        let Some(last) = address.chars().next_back().filter(|_| cut) else { return address.len() };
+        if !cut {
+            break;
+        }
         address = address.get(..address.len() - last.len_utf8()).unwrap_or_default();
     }
+    address.len()
+}
+
+/// Whether there was one left, which is taken.
+fn take_one(left: &mut usize) -> bool {
+    let was = *left;
+    *left = was.saturating_sub(1);
+    was > 0
 }
 
 #[cfg(test)]
@@ -787,11 +799,14 @@ mod tests {
             format!("<a title='{}'>x</a>", "y".repeat(1_000_000)),
             "&amp".repeat(10_000),
             "</p>".repeat(60_000),
+            "<br>".repeat(20_000) + &"<p></p>".repeat(20_000),
         ] {
             let made = from_html(&hostile);
             assert!(made.xhtml.len() <= 3 * MAX_BYTES);
             assert_clean(&made.xhtml);
         }
+        let brackets = from_text(&format!("http://a{}", ")].".repeat(MAX_BYTES)));
+        assert!(brackets.xhtml.starts_with("<p><a href=\"http://a\">http://a</a>)"));
     }
 
     fn markup() -> impl Strategy<Value = String> {

@@ -18,7 +18,9 @@ use minidom::Element;
 use quick_xml::XmlVersion;
 use quick_xml::events::attributes::Attribute;
 use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::{Namespace, PrefixDeclaration, QName, ResolveResult};
+use quick_xml::name::{
+    DEFAULT_MAX_NAMESPACE_BINDINGS, Namespace, NamespaceError, PrefixDeclaration, QName, ResolveResult,
+};
 use quick_xml::reader::NsReader;
 
 use super::errors::stanza_error;
@@ -210,9 +212,16 @@ pub enum Fault {
     Prefix(String),
     #[error("unknown entity {0}")]
     Entity(String),
+    #[error("more than {NAMESPACES_MOST} namespace declarations, or {NAMESPACE_BYTES} bytes of them, in force at once")]
+    Namespaces,
     #[error("comment, processing instruction or document type")]
     RestrictedXml,
 }
+
+/// So many namespace declarations may be in force anywhere in a stanza: a name's is looked for among all of them.
+const NAMESPACES_MOST: usize = DEFAULT_MAX_NAMESPACE_BINDINGS;
+/// And so many bytes of prefixes and namespaces: whoever keeps a part of a stanza keeps them too.
+const NAMESPACE_BYTES: usize = 16 << 10;
 
 /// The namespaces that the stream header declares for every stanza; cheap to clone.
 #[derive(Clone, Debug)]
@@ -399,6 +408,8 @@ fn read(raw: &[u8], scope: &Scope) -> Result<Read, Fault> {
     }
     let mut found: Option<Read> = None;
     let mut depth = 0usize;
+    // Open elements that declare something: their depth, and the bytes in force in them.
+    let mut declared: Vec<(usize, usize)> = Vec::new();
     loop {
         let begins = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
         let event = reader.read_event().map_err(xml_fault)?;
@@ -406,7 +417,16 @@ fn read(raw: &[u8], scope: &Scope) -> Result<Read, Fault> {
         match &event {
             Event::Start(tag) | Event::Empty(tag) => {
                 let empty = matches!(event, Event::Empty(_));
-                let ns = check_tag(&reader, tag, depth < 2)?;
+                let (ns, bytes) = check_tag(&reader, tag, depth < 2)?;
+                if bytes > 0 {
+                    let bytes = bytes + declared.last().map_or(0, |(_, bytes)| *bytes);
+                    if bytes > NAMESPACE_BYTES {
+                        return Err(Fault::Namespaces);
+                    }
+                    if !empty {
+                        declared.push((depth, bytes));
+                    }
+                }
                 let name = tag.local_name().into_inner();
                 match (&mut found, depth) {
                     (None, _) => found = Some(read_root(tag, name, ns)?),
@@ -423,6 +443,7 @@ fn read(raw: &[u8], scope: &Scope) -> Result<Read, Fault> {
             }
             Event::End(_) => {
                 depth = depth.saturating_sub(1);
+                declared.pop_if(|(at, _)| *at == depth);
                 // The last listed child ends here, unless it is one of those that are only counted.
                 if let (1, Some(found)) = (depth, &mut found)
                     && found.children_total <= CHILDREN_LISTED
@@ -459,8 +480,8 @@ fn read_root(tag: &BytesStart<'_>, name: &str, ns: String) -> Result<Read, Fault
     Ok(Read { head, ns, name: name.to_owned(), children: Vec::new(), children_total: 0 })
 }
 
-/// Proves a start tag sound; gives its namespace if it is `wanted`.
-fn check_tag(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>, wanted: bool) -> Result<String, Fault> {
+/// Proves a start tag sound; gives its namespace if it is `wanted`, and how many bytes of namespaces it declares.
+fn check_tag(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>, wanted: bool) -> Result<(String, usize), Fault> {
     let resolver = reader.resolver();
     let ns = match resolver.resolve_element(tag.name()).0 {
         ResolveResult::Unknown(prefix) => return Err(Fault::Prefix(prefix)),
@@ -470,16 +491,20 @@ fn check_tag(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>, wanted: bool) -> Re
         }
         ResolveResult::Bound(_) | ResolveResult::Unbound => String::new(),
     };
+    let mut declared = 0;
     for a in tag.attributes() {
         let a = a.map_err(|e| Fault::Xml(e.to_string()))?;
         if a.key.0.contains(':') {
             check_prefix(reader, a.key)?;
         }
+        if a.key.as_namespace_binding().is_some() {
+            declared += a.key.0.len() + a.value.len();
+        }
         if memchr::memchr2(b'&', b'<', a.value.as_bytes()).is_some() {
             attribute_value(&a.value)?;
         }
     }
-    Ok(ns)
+    Ok((ns, declared))
 }
 
 fn check_prefix(reader: &NsReader<&[u8]>, name: QName<'_>) -> Result<(), Fault> {
@@ -542,7 +567,10 @@ fn check_characters(utf8: &[u8]) -> Result<(), Fault> {
 }
 
 fn xml_fault(e: quick_xml::Error) -> Fault {
-    Fault::Xml(e.to_string())
+    match e {
+        quick_xml::Error::Namespace(NamespaceError::TooManyBindings(_)) => Fault::Namespaces,
+        e => Fault::Xml(e.to_string()),
+    }
 }
 
 /// The first start tag in `raw`, to its end or as far as it goes.
@@ -610,6 +638,20 @@ mod tests {
         stanza.write_to(&mut out);
         assert_eq!(out.len(), stanza.len());
         out.into()
+    }
+
+    #[test]
+    fn namespaces_in_force_at_once_are_bounded_in_number_and_size() {
+        let nested = |levels: usize, each: usize| {
+            let open = format!("<x xmlns:a='{}'>", "n".repeat(each));
+            parse(&format!("<iq>{}{}</iq>", open.repeat(levels), "</x>".repeat(levels))).map_err(|b| b.fault)
+        };
+        let beside = "<x xmlns:a='".to_owned() + &"n".repeat(15 << 10) + "'/>";
+        assert!(parse(&format!("<iq>{}</iq>", beside.repeat(3))).is_ok(), "one after the other");
+        assert!(nested(3, 5 << 10).is_ok());
+        assert_eq!(nested(4, 5 << 10).err(), Some(Fault::Namespaces));
+        assert!(nested(120, 1).is_ok());
+        assert_eq!(nested(130, 1).err(), Some(Fault::Namespaces));
     }
 
     #[test]

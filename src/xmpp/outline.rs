@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use minidom::Element;
@@ -31,8 +32,9 @@ pub struct Part {
     /// Whether it holds text of its own other than white space.
     pub text: bool,
     range: Range<usize>,
-    /// The bindings in scope where it stands; of foreign parts only.
-    scope: Bindings,
+    /// The bindings in scope where it stands; of foreign parts only. Parts that stand in one place share them: they are
+    /// many times what came, if each of a thousand has its own.
+    scope: Arc<Bindings>,
 }
 
 impl Part {
@@ -69,7 +71,7 @@ impl Outline {
 
     /// A foreign part as it stands, with the bindings it needs.
     pub fn cut(&self, part: &Part) -> (Bytes, Bindings) {
-        (self.raw.slice(part.range.clone()), part.scope.clone())
+        (self.raw.slice(part.range.clone()), part.scope.to_vec())
     }
 
     /// A foreign part as a tree: for forms and result sets.
@@ -90,6 +92,8 @@ fn walk(raw: &[u8], outer: Bindings, own: &str) -> Option<Part> {
     }
     // Parts still open, each with what it declares; of foreign ones only the outermost, and how deep we are in it.
     let mut open: Vec<(Part, Bindings)> = Vec::new();
+    // What is in scope in the innermost of them, as soon as a foreign part needs it.
+    let mut scope: Option<Arc<Bindings>> = None;
     let mut foreign = 0usize;
     let mut parts = 0usize;
     loop {
@@ -111,8 +115,11 @@ fn walk(raw: &[u8], outer: Bindings, own: &str) -> Option<Part> {
                 let (mut part, declared) = part(&reader, tag);
                 part.range = begins..ends;
                 if part.ns != own {
-                    part.scope = outer.iter().chain(open.iter().flat_map(|(_, d)| d)).cloned().collect();
+                    let here = || outer.iter().chain(open.iter().flat_map(|(_, d)| d)).cloned().collect();
+                    part.scope = scope.get_or_insert_with(|| Arc::new(here())).clone();
                     foreign = usize::from(matches!(event, Event::Start(_)));
+                } else if !declared.is_empty() {
+                    scope = None;
                 }
                 open.push((part, declared));
                 matches!(event, Event::Empty(_))
@@ -136,8 +143,11 @@ fn walk(raw: &[u8], outer: Bindings, own: &str) -> Option<Part> {
             return None;
         }
         if ended {
-            let (mut part, _) = open.pop()?;
+            let (mut part, declared) = open.pop()?;
             part.range.end = ends;
+            if part.ns == own && !declared.is_empty() {
+                scope = None;
+            }
             match open.last_mut() {
                 Some((parent, _)) => parent.children.push(part),
                 None => return Some(part),
@@ -197,6 +207,20 @@ mod tests {
         let last = |prefix: &str| scope.iter().rev().find(|(p, _)| p == prefix).map(|(_, ns)| ns.as_str());
         assert_eq!((last("a"), last("b"), last("")), (Some("urn:a"), Some("urn:b"), Some("urn:c")));
         assert_eq!(o.element(&item.children[0]).unwrap().ns(), "urn:a");
+    }
+
+    #[test]
+    fn foreign_parts_in_one_place_share_what_is_in_scope() {
+        let o = outline(
+            "<iq><pubsub xmlns='u' xmlns:a='urn:a'><x xmlns:b='urn:b'><f xmlns='f'/><g xmlns='f' xmlns:c='urn:c'/></x>\
+             <h xmlns='f'/></pubsub></iq>",
+        )
+        .unwrap();
+        let x = &o.root.children[0];
+        assert!(Arc::ptr_eq(&x.children[0].scope, &x.children[1].scope));
+        let prefixes = |part: &Part| part.scope.iter().map(|(p, _)| p.clone()).collect::<Vec<_>>();
+        assert_eq!(prefixes(&x.children[1])[2..], ["", "a", "b"], "its own declaration stands in its bytes");
+        assert_eq!(prefixes(&o.root.children[1])[2..], ["", "a"]);
     }
 
     #[test]
