@@ -11,3 +11,6 @@ Component "social.example.org"
 -- * A stanza of more than 512 KiB closes Prosody's connection to a component. Rookery keeps below that by itself; leave
 --   component_stanza_size_limit alone unless you raise it.
 -- * Only one connection per component name is let in. If Rookery says "conflict" at its start, another one is running.
+-- * Two small stanzas that follow one another to the same place may be 40 ms apart: Prosody's sockets wait for the first
+--   to be acknowledged (Nagle). network_settings = { nagle = false } ends that. It is a global setting: above the first
+--   VirtualHost.

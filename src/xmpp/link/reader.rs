@@ -34,7 +34,10 @@ impl Reader<'_> {
             framer.buffer().reserve(READ);
             match socket.read_buf(framer.buffer()).await {
                 Ok(0) => return Trouble::Closed,
-                Ok(n) => count(&self.shared.stats.bytes_in, n),
+                Ok(n) => {
+                    count(&self.shared.stats.bytes_in, n);
+                    acknowledge(&socket);
+                }
                 Err(e) => return Trouble::Broken { why: e.to_string() },
             }
             self.heard.store(self.shared.clock.now().0, Ordering::Relaxed);
@@ -102,6 +105,14 @@ impl Reader<'_> {
         tracing::debug!(?head, "stanza refused: {why}");
         (self.handler)(Incoming::Refused(Refused { head, refusal, why }));
     }
+}
+
+/// Has the kernel acknowledge what came at once. Prosody's socket collects small writes while one is not acknowledged
+/// (Nagle); to that a kernel that waits 40 ms for an answer to ride on adds 40 ms for each stanza behind a ping's answer.
+fn acknowledge(socket: &OwnedReadHalf) {
+    // It does so for a while only, so it is told again; where it cannot be told, the stanza comes 40 ms later.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket.as_ref(), true);
 }
 
 fn is_request(envelope: &Envelope) -> bool {
