@@ -28,7 +28,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Mutex;
 
-use crash::ledger::{Act, Ledger, Place, Row, Stock, What, Writers, compare};
+use crash::ledger::{Act, Fate, Ledger, Place, Row, Stock, What, Writers, compare};
 use crash::moment::Moment;
 use crash::people;
 use crash::server::Server;
@@ -383,9 +383,15 @@ impl Stage {
     }
 
     async fn judge(&self) -> Found {
-        let places: BTreeMap<Place, Writers> = cast::places().into_iter().collect();
+        let mut places: BTreeMap<Place, Writers> = cast::places().into_iter().collect();
         let mut torn = Vec::new();
         let stock = people::stock(&self.server, places.keys(), &mut torn).await;
+        // Nothing stands in what is deleted; who was subscribed is owed all the same.
+        let is_gone = |act: &&Act| act.what == What::Deleted && matches!(act.fate, Fate::Acknowledged(_));
+        places.extend(self.server.ledger(|ledger| {
+            let gone = ledger.acts.iter().filter(is_gone);
+            gone.map(|act| (act.place.clone(), Writers::One(usize::MAX))).collect::<Vec<_>>()
+        }));
         let mut verdict = self.server.ledger(|ledger| compare(ledger, &places, &stock));
         verdict.wrong.append(&mut torn);
         let mut told = Told::default();

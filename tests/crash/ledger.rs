@@ -38,6 +38,8 @@ pub enum What {
     /// These two say nothing by which they could be told apart: they are counted. The item is empty.
     Purged,
     Configured,
+    /// The whole node, once. The item is empty.
+    Deleted,
 }
 
 /// A subscribe (`on`) or unsubscribe.
@@ -87,6 +89,14 @@ impl Ledger {
     pub fn row(&self, sent: u64) -> usize {
         let after = self.windows.partition_point(|(begin, _)| *begin <= sent);
         after.checked_sub(1).map_or(0, |at| self.windows[at].1)
+    }
+
+    /// A deletion that was not answered is asked for again; now it is known to be done.
+    pub fn is_deleted(&mut self, place: &Place) {
+        let now = self.tick();
+        for act in self.acts.iter_mut().filter(|act| act.place == *place && act.what == What::Deleted) {
+            act.fate = Fate::Acknowledged(now);
+        }
     }
 
     pub fn tick(&mut self) -> u64 {
@@ -441,7 +451,7 @@ fn show((item, what): Key<'_>) -> String {
     match what {
         What::Published(title) => format!("item {item}, {title:?}"),
         What::Retracted => format!("the retraction of {item}"),
-        What::Purged | What::Configured => format!("{what:?}"),
+        What::Purged | What::Configured | What::Deleted => format!("{what:?}"),
     }
 }
 
@@ -452,7 +462,7 @@ fn expected(done: &[&Act], most: usize) -> Vec<(String, String)> {
         let at = items.iter().position(|(id, _)| *id == act.item);
         match (at, act.title()) {
             (Some(at), Some(title)) => items[at].1 = title.to_owned(),
-            _ if act.what == What::Purged => items.clear(),
+            _ if matches!(act.what, What::Purged | What::Deleted) => items.clear(),
             (Some(at), None) => drop(items.remove(at)),
             (None, Some(title)) => {
                 items.push((act.item.clone(), title.to_owned()));

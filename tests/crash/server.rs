@@ -428,6 +428,7 @@ fn notified(stanza: &Element, shared: &Shared) {
     match about.name() {
         "purge" => state.ledger.heard.push(heard(String::new(), What::Purged)),
         "configuration" => state.ledger.heard.push(heard(String::new(), What::Configured)),
+        "delete" => state.ledger.heard.push(heard(String::new(), What::Deleted)),
         _ => {}
     }
     for child in about.children().filter(|_| about.name() == "items") {

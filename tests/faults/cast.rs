@@ -1,5 +1,5 @@
 //! Who plays beside the people of the crash test: authors whose feeds are pushed to the callbacks, a keeper who purges
-//! and configures, a crier whom a crowd listens to.
+//! and configures, an ender who deletes nodes, a crier whom a crowd listens to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use super::callbacks::{Callback, Manner, Sites};
 use crate::crash::ledger::{Fate, Place, What, Writers};
 use crate::crash::people;
 use crate::crash::server::{PATIENCE, Server, entry};
-use crate::support::client::{self, MICROBLOG, OWNER};
+use crate::support::client::{self, MICROBLOG, OWNER, PUBSUB};
 use crate::support::rookery::Rookery;
 use crate::support::servers::{HOST, SOCIAL, at_social};
 use crate::support::web;
@@ -42,7 +42,12 @@ pub fn plaza() -> Place {
     (SOCIAL.to_owned(), "plaza".to_owned())
 }
 
-/// Every node of the play, and what is asked of it.
+/// A node that is made to be deleted.
+fn passing(n: usize) -> Place {
+    (SOCIAL.to_owned(), format!("passing {n}"))
+}
+
+/// Every node that stays, and what is asked of it.
 pub fn places() -> Vec<(Place, Writers)> {
     let ours = (0..FEEDS).map(feed).chain([vault(), plaza()]).map(|place| (place, Writers::One(ALL)));
     people::places().into_iter().chain(ours).collect()
@@ -105,6 +110,7 @@ pub async fn live(server: Arc<Server>, seed: u64, end: Arc<AtomicBool>) {
     let mut all = JoinSet::new();
     all.spawn(people::live(server.clone(), seed, end.clone()));
     all.spawn(keep(server.clone(), StdRng::seed_from_u64(seed + 200), end.clone()));
+    all.spawn(end_nodes(server.clone(), StdRng::seed_from_u64(seed + 202), end.clone()));
     all.spawn(cry(server.clone(), StdRng::seed_from_u64(seed + 201), end.clone()));
     for n in 0..FEEDS {
         all.spawn(blog(server.clone(), n, StdRng::seed_from_u64(seed + 300 + n as u64), end.clone()));
@@ -192,6 +198,33 @@ async fn keep(server: Arc<Server>, mut rng: StdRng, end: Arc<AtomicBool>) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Makes a node, publishes there and deletes it: its subscribers are told of all that, the end included.
+async fn end_nodes(server: Arc<Server>, mut rng: StdRng, end: Arc<AtomicBool>) {
+    let by = format!("ender@{HOST}");
+    let desk = format!("{by}/desk");
+    for n in 1.. {
+        if !pause(&mut rng, 100..1_500, &end).await {
+            return;
+        }
+        let place = passing(n);
+        // Asked until there is an answer. A refusal says that it was done before.
+        let create = format!("<pubsub xmlns='{PUBSUB}'><create node='{}'/></pubsub>", place.1);
+        let _ = server.ask("set", &desk, SOCIAL, &create).await;
+        for who in 0..3 {
+            people::subscribe(&server, &format!("faithful{who}@{HOST}"), &place).await;
+        }
+        for item in 0..rng.random_range(0..6) {
+            let item = format!("p{n}-{item}");
+            publish(&server, &by, &place, &item, &format!("{item} edition 1"), 200).await;
+        }
+        let payload = format!("<pubsub xmlns='{OWNER}'><delete node='{}'/></pubsub>", place.1);
+        if settled(server.act(&desk, &place, "", What::Deleted, &payload).await).await == Fate::Unknown {
+            let _ = server.ask("set", &desk, SOCIAL, &payload).await;
+            server.enter(|ledger| ledger.is_deleted(&place));
         }
     }
 }
