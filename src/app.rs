@@ -12,11 +12,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use jid::BareJid;
 use tokio::task::JoinSet;
 
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
+use crate::base::jid::read_bare_jid;
 use crate::base::progress::Progress;
 use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
 use crate::config::{self, Config};
@@ -197,7 +197,8 @@ fn rules(config: &Config) -> Rules {
 /// The configuration of the component's link.
 pub fn link_config(config: &Config) -> Result<LinkConfig, RunError> {
     let component = &config.component;
-    let host = BareJid::new(&component.server_host).map_err(|_| RunError::ServerHost(component.server_host.clone()))?;
+    let host =
+        read_bare_jid(&component.server_host).ok_or_else(|| RunError::ServerHost(component.server_host.clone()))?;
     let (server, secret) = (component.server.to_string(), component.secret.expose().to_owned());
     let mut link = LinkConfig::new(component.jid.clone(), server, secret, host);
     link.stanza_max = config.limits.max_stanza_bytes;

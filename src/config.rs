@@ -17,6 +17,7 @@ use serde::Deserialize;
 use url::Url;
 
 use self::read::{Key, Reader, read_bounded};
+use crate::base::jid::read_bare_jid;
 
 /// The store's engine when the file names none; why this one: docs/decisions/store.md.
 pub const DEFAULT_BACKEND: Backend = Backend::Fjall;
@@ -639,7 +640,7 @@ fn account_jid(text: &str) -> Result<BareJid, &'static str> {
 }
 
 fn bare_jid(text: &str) -> Result<BareJid, &'static str> {
-    BareJid::new(text).map_err(|_| "that is not a Jabber address")
+    read_bare_jid(text).ok_or("that is not a Jabber address")
 }
 
 /// RFC 6761 §6.3: `localhost` and all names below it are this machine.

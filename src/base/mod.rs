@@ -1,7 +1,8 @@
-//! Small things that everything may use: time, randomness, an orderly end, a sender's order.
+//! Small things that everything may use: time, randomness, addresses, an orderly end, a sender's order.
 
 pub mod clock;
 pub mod id;
+pub mod jid;
 pub mod progress;
 pub mod shutdown;
 pub mod turn;

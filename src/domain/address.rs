@@ -8,6 +8,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::base::jid::read_bare_jid;
+
 /// The name of a local account: `alice`. 1 to 64 of `a-z 0-9 . _ -`, a letter or digit at both ends, not reserved.
 ///
 /// ASCII only, since the same name stands in `acct:` addresses, which the web's peers read no wider.
@@ -191,7 +193,7 @@ impl Addresses {
     /// `alice@C`.
     pub fn virtual_jid(&self, name: &LocalName) -> BareJid {
         // A local name is within the grammar of local parts: this cannot fail, and if it did the service would answer.
-        BareJid::new(&format!("{name}@{}", self.component.domain())).unwrap_or_else(|_| self.component.clone())
+        read_bare_jid(&format!("{name}@{}", self.component.domain())).unwrap_or_else(|| self.component.clone())
     }
 
     /// `acct:alice@W`.

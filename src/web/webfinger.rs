@@ -6,6 +6,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 
 use super::{Web, document, varies};
+use crate::base::jid::read_bare_jid;
 use crate::base::turn::Turn;
 use crate::domain::address::{Addresses, LocalName};
 use crate::domain::error::Refusal;
@@ -140,7 +141,7 @@ fn account_of(addresses: &Addresses, resource: &str) -> Option<LocalName> {
             addresses.account_of(&format!("{}{}", addresses.public_url, path.replace("%40", "@")))
         }
         "xmpp" => {
-            let jid = jid::BareJid::new(&uri::XmppUri::parse(resource)?.jid).ok()?;
+            let jid = read_bare_jid(&uri::XmppUri::parse(resource)?.jid)?;
             match addresses.whom(&jid)? {
                 crate::domain::address::Whom::Local(name) => Some(name),
                 _ => None,

@@ -25,6 +25,7 @@ use quick_xml::reader::NsReader;
 
 use super::errors::stanza_error;
 use super::framer::StreamHeader;
+use crate::base::jid::read_jid;
 use crate::domain::error::Refusal;
 
 /// The stanzas' namespace as the rest of the house knows it. On the wire it is [`ns::COMPONENT`]; servers may write
@@ -383,9 +384,9 @@ fn is_stanza_ns(ns: &str) -> bool {
 }
 
 fn address(text: Cow<'_, str>) -> Address {
-    match Jid::new(&text) {
-        Ok(jid) => Address::Valid(jid),
-        Err(_) => Address::Invalid(text.into_owned()),
+    match read_jid(&text) {
+        Some(jid) => Address::Valid(jid),
+        None => Address::Invalid(text.into_owned()),
     }
 }
 

@@ -8,6 +8,7 @@ use super::forms::{self, Form};
 use super::ns;
 use super::outline::{Outline, Part};
 use super::pubsub::{fields, node_of, only};
+use crate::base::jid::read_jid;
 use crate::domain::error::Refusal;
 use crate::domain::node::{NodeAddress, NodeKind, NodeName};
 use crate::domain::node_config::NodeConfig;
@@ -64,7 +65,7 @@ impl Decision {
             return None;
         }
         let node = form.value("pubsub#node").and_then(|node| NodeName::parse(node).ok());
-        let subscriber = form.value("pubsub#subscriber_jid").and_then(|jid| Jid::new(jid).ok());
+        let subscriber = form.value("pubsub#subscriber_jid").and_then(read_jid);
         // To cancel the form is to say no to nothing: the request stays pending.
         let allow = match (form.cancel, form.value("pubsub#allow")) {
             (false, Some("1" | "true")) => Some(true),
@@ -150,7 +151,7 @@ fn subscription_changes(verb: &Part) -> Result<Vec<(Jid, Option<SubscriptionStat
             // `unconfigured` among them: no node here asks for configuration.
             _ => return None,
         };
-        Some((Jid::new(entry.attr("jid")?).ok()?, state))
+        Some((read_jid(entry.attr("jid")?)?, state))
     })?
     .ok_or(Refusal::InvalidSubscriptionState)
 }
@@ -171,7 +172,7 @@ async fn affiliations(r: Request, verb: &Part) -> Answer {
 
 fn affiliation_changes(verb: &Part) -> Result<Vec<(BareJid, Affiliation)>, Refusal> {
     entries(verb, "affiliation", |entry| {
-        let jid = Jid::new(entry.attr("jid")?).ok()?.to_bare();
+        let jid = read_jid(entry.attr("jid")?)?.to_bare();
         Some((jid, Affiliation::parse(entry.attr("affiliation")?)?))
     })?
     .ok_or(Refusal::InvalidAffiliation)

@@ -7,6 +7,7 @@ use super::envelope::{Xml, XmlWriter};
 use super::forms::Form;
 use super::outline::{Outline, Part};
 use super::{ns, rsm};
+use crate::base::jid::read_jid;
 use crate::base::turn::Turn;
 use crate::domain::error::{Over, Refusal};
 use crate::domain::item::ItemId;
@@ -334,7 +335,7 @@ async fn unsubscribe(r: Request, verb: &Part) -> Answer {
 }
 
 fn subscriber(verb: &Part) -> Option<Jid> {
-    verb.attr("jid").and_then(|jid| Jid::new(jid).ok())
+    verb.attr("jid").and_then(read_jid)
 }
 
 fn subscription(node: &NodeName, jid: &Jid, subid: Option<&str>, state: &str) -> Xml {
