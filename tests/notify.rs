@@ -19,7 +19,7 @@ use rookery::base::turn::Turn;
 use rookery::config::Config;
 use rookery::domain::address::Addresses;
 use rookery::domain::delivery::{Destination, Outcome};
-use rookery::domain::event::What;
+use rookery::domain::event::{Event, What};
 use rookery::domain::item::ItemId;
 use rookery::domain::node::{NodeAddress, NodeName};
 use rookery::network::{Network, Report, Said, Task};
@@ -160,6 +160,7 @@ impl Rig {
     async fn tasks(&self, newest: usize) -> Vec<Task> {
         let read = self.store.read(|r| {
             let tasks = r.events(0, 1000)?.into_iter().map(|(seq, event)| {
+                let event = event.unwrap();
                 let payload = event.what.version().map(|version| r.payload(version)).transpose()?.flatten();
                 Ok(Task { seq, at: event.at, event, payload, cursor: Vec::new(), alone: false })
             });
@@ -224,6 +225,10 @@ async fn before_marker(rig: &Rig, peer: &mut Peer) -> Vec<String> {
             id => seen.push(id),
         }
     }
+}
+
+fn is_end(event: Option<&Event>) -> bool {
+    event.is_some_and(|event| event.what == What::Deleted)
 }
 
 fn is_retry(said: &Said) -> bool {
@@ -357,7 +362,8 @@ async fn the_end_of_comments_is_told_although_the_post_is_gone() {
     rig.service.create(Turn::free(), alice(), alices.clone(), Some(microblog.name), closed).await.unwrap();
     // What the sweep does when it comes to the posts.
     let commit = rig.store.commit(rookery::store::Lane::Background, move |tx| {
-        let (_, event) = tx.read().events(0, 1000)?.into_iter().rfind(|(_, e)| e.what == What::Deleted).unwrap();
+        let (_, event) = tx.read().events(0, 1000)?.into_iter().rfind(|(_, e)| is_end(e.as_ref())).unwrap();
+        let event = event.unwrap();
         let posts = tx.read().node(event.node.id)?.unwrap();
         Ok(Ok::<(), ()>(remove_comments(tx, &posts, &item("post"), Timestamp::default())?))
     });

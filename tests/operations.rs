@@ -273,7 +273,7 @@ async fn put_aside(scene: &Scene) -> u64 {
         let event = Event { at: item.updated, node, node_seq: seq, what };
         let number = tx.emit(&event)?;
         tx.put_item(event.node.id, &Item { event: number, ..item })?;
-        tx.park_event(number, &event)?;
+        tx.park_event(number)?;
         Ok(Ok::<_, ()>(number))
     });
     let number = parked.await.unwrap().unwrap();

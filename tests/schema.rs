@@ -225,7 +225,7 @@ fn write(tx: &mut Tx<'_>) -> Result<(), KvError> {
     }
     tx.plan_event(2, &events()[1], 1, None)?;
     tx.plan_event(3, &events()[2], 1, Some(("ostatus".into(), b"cursor\xff".to_vec())))?;
-    tx.park_event(4, &events()[3])?;
+    tx.park_event(4)?;
     for state in states() {
         tx.put_delivery(&state.destination, &delivery())?;
         tx.put_destination(None, &state)?;
@@ -256,7 +256,7 @@ fn read(r: &dyn Read) -> Result<(), KvError> {
     assert_eq!(r.payload(Version(2))?, Some(Bytes::from_static(b"<entry/>")));
     for (seq, event) in (1..).zip(events()) {
         match seq {
-            4 => assert_eq!(r.parked(9)?, [(4, event)]),
+            4 => assert_eq!(r.parked(0, 9)?, [(4, Some(event))]),
             _ => assert_eq!(r.event(seq)?, Some(event)),
         }
     }

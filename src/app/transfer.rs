@@ -45,6 +45,9 @@ pub async fn export(config: &Config, file: &Path, with_secrets: bool, progress: 
     if moved.keys > 0 {
         lines.push(format!("{} keys are not in the file: new ones are made", moved.keys));
     }
+    if moved.unreadable > 0 {
+        lines.push(format!("{} rows are not in the file: they cannot be read, see `rookery check`", moved.unreadable));
+    }
     if lines.len() > 1 {
         lines.push("with --with-secrets the file has all of it, and is a secret itself".to_owned());
     }

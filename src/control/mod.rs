@@ -3,9 +3,9 @@
 mod queue;
 pub mod socket;
 
-use jid::BareJid;
 use serde::{Deserialize, Serialize};
 
+use crate::base::jid::read_bare_jid;
 use crate::base::progress::Progress;
 use crate::base::turn::Turn;
 use crate::domain::address::{LocalName, NameError};
@@ -131,7 +131,7 @@ fn line(account: &Account) -> String {
 
 async fn add(service: &Service, name: &str, owner: &str) -> Result<Vec<String>, String> {
     let name = parse(name)?;
-    let owner = BareJid::new(owner).ok().filter(|jid| jid.node().is_some());
+    let owner = read_bare_jid(owner).filter(|jid| jid.node().is_some());
     let owner = owner.ok_or("the owner must be a Jabber address such as alice@example.org")?;
     let account = service.add_account(name, owner).await.map_err(|refusal| match refusal {
         Refusal::NameTaken => "this name is taken, or belongs to the Jabber account of the same name".to_owned(),
@@ -176,12 +176,15 @@ fn unknown(name: &str) -> impl FnOnce(Refusal) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jid::BareJid;
+
     use super::*;
     use crate::base::clock::{Clock, Timestamp};
     use crate::base::id::Ids;
     use crate::domain::address::Addresses;
     use crate::service::{Quota, Registration, Rules};
-    use crate::store::Store;
+    use crate::store::tables::event_key;
+    use crate::store::{Lane, Store};
 
     fn service() -> Service {
         let addresses = Addresses::new(
@@ -206,6 +209,32 @@ mod tests {
             Reply::Done(lines) => Ok(lines.join("\n")),
             Reply::Failed(words) | Reply::Progress(words) => Err(words),
         }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_read_is_shown_left_as_it_is_and_dropped() {
+        let service = service();
+        let rubbish = service.store.commit(Lane::Asked, |tx| {
+            for seq in [3, 5] {
+                tx.put(event_key(seq), b"rubbish".to_vec())?;
+                tx.park_event(seq)?;
+            }
+            Ok(Ok::<(), ()>(()))
+        });
+        rubbish.await.unwrap().unwrap();
+        let ask = |command| ask(&service, command);
+        let five = || Selection::Destination("event:5".into());
+        let drop = |what| Command::QueueDrop { what, yes: true };
+        let shown = ask(Command::QueueParked { limit: 9 }).await.unwrap();
+        assert!(shown.contains("event:3  cannot be read") && shown.contains("event:5  cannot be read"), "{shown}");
+        let refused = ask(Command::QueueRetry { what: five() }).await.unwrap_err();
+        assert!(refused.contains("event:5 cannot be read"), "{refused}");
+        let all = ask(Command::QueueRetry { what: Selection::Parked }).await.unwrap();
+        assert!(all.contains("0 events promised anew") && all.contains("2 events left as they are"), "{all}");
+        assert!(ask(drop(five())).await.unwrap().contains("1 event dropped"));
+        assert!(ask(drop(five())).await.unwrap_err().contains("no event:5 is put aside"));
+        assert!(ask(drop(Selection::Parked)).await.unwrap().contains("1 event dropped"));
+        assert!(ask(Command::QueueParked { limit: 9 }).await.unwrap().contains("no event is put aside"));
     }
 
     #[tokio::test]

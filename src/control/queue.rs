@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jid::BareJid;
-
 use super::{Desk, Selection};
 use crate::base::clock::Timestamp;
+use crate::base::jid::read_bare_jid;
 use crate::base::progress::Progress;
 use crate::domain::delivery::Destination;
 use crate::domain::event::{Event, What};
@@ -59,7 +58,7 @@ pub(super) async fn list(service: &Service, what: Selection, limit: usize, after
         lines.push(format!("there are more: go on with --after {}", hex(&next)));
     }
     if first && which == Which::All {
-        let parked = service.parked(1).await.map_err(words)?.len();
+        let parked = service.parked(0, 1).await.map_err(words)?.len();
         if parked > 0 {
             lines.push("events are put aside since they could not be planned: see `rookery queue parked`".to_owned());
         }
@@ -69,11 +68,14 @@ pub(super) async fn list(service: &Service, what: Selection, limit: usize, after
 
 pub(super) async fn parked(service: &Service, limit: usize) -> Lines {
     let limit = limit.clamp(1, LIST_MOST);
-    let found = service.parked(limit + 1).await.map_err(words)?;
+    let found = service.parked(0, limit + 1).await.map_err(words)?;
     let mut lines: Vec<String> = found
         .iter()
         .take(limit)
-        .map(|(seq, event)| format!("event:{seq}  {}  {}", event.at.rfc3339(), told_of(event)))
+        .map(|(seq, event)| match event {
+            Some(event) => format!("event:{seq}  {}  {}", event.at.rfc3339(), told_of(event)),
+            None => format!("event:{seq}  cannot be read, so it cannot be tried again; it is kept as it is"),
+        })
         .collect();
     if found.len() > limit {
         lines.push("there are more: see them with a larger --limit".to_owned());
@@ -90,7 +92,12 @@ pub(super) async fn retry(desk: &Desk, what: Selection, progress: &Progress) -> 
         Meant::Deliveries(which) => which,
         Meant::Parked(one) => {
             let done = each_parked(desk, one, Act::Retry, progress);
-            return Ok(vec![format!("{} promised anew; if it fails again it is put aside again", events(done.await?))]);
+            let (done, left) = done.await?;
+            let mut lines = vec![format!("{} promised anew; if it fails again it is put aside again", events(done))];
+            if left > 0 {
+                lines.push(format!("{} left as they are: they cannot be read, only dropped", events(left)));
+            }
+            return Ok(lines);
         }
     };
     let done = act(desk, which, Act::Retry, progress).await?;
@@ -143,10 +150,10 @@ pub(super) async fn discard(desk: &Desk, what: Selection, yes: bool, progress: &
         Meant::Deliveries(which) => which,
         Meant::Parked(one) if yes => {
             let done = each_parked(desk, one, Act::Drop, progress);
-            return Ok(vec![format!("{} dropped: nobody will be told", events(done.await?))]);
+            return Ok(vec![format!("{} dropped: nobody will be told", events(done.await?.0))]);
         }
         Meant::Parked(one) => {
-            let found = desk.service.parked(LIST_MOST).await.map_err(words)?;
+            let found = desk.service.parked(0, LIST_MOST).await.map_err(words)?;
             let n = found.iter().filter(|(seq, _)| one.is_none_or(|one| one == *seq)).count();
             return Err(match n {
                 0 => "no such event is put aside".to_owned(),
@@ -181,24 +188,30 @@ async fn act(desk: &Desk, which: Which, act: Act, progress: &Progress) -> Result
     desk.service.queue_act(which, act, &told, progress).await.map_err(words)
 }
 
-/// Retries or drops one Event put aside, or all that are now; how many there were.
-async fn each_parked(desk: &Desk, one: Option<u64>, act: Act, progress: &Progress) -> Result<u64, String> {
+/// Retries or drops one Event put aside, or all that are now; how many, and how many can only be dropped.
+async fn each_parked(desk: &Desk, one: Option<u64>, act: Act, progress: &Progress) -> Result<(u64, u64), String> {
     if let Some(seq) = one {
-        return match act_on_parked(desk, seq, act).await? {
-            true => Ok(1),
-            false => Err(format!("no event:{seq} is put aside: see `rookery queue parked`")),
+        let found = desk.service.parked(seq, 1).await.map_err(words)?.pop().filter(|(found, _)| *found == seq);
+        return match found {
+            None => Err(format!("no event:{seq} is put aside: see `rookery queue parked`")),
+            Some((_, None)) if act != Act::Drop => {
+                Err(format!("event:{seq} cannot be read: a newer version may, else drop it"))
+            }
+            Some(_) => act_on_parked(desk, seq, act).await.map(|done| (u64::from(done), 0)),
         };
     }
     // One that is put aside again meanwhile has a higher number, and its turn another time.
-    let newest = desk.service.parked(usize::MAX).await.map_err(words)?.last().map_or(0, |(seq, _)| *seq);
-    let mut done = 0;
+    let newest = desk.service.parked(0, usize::MAX).await.map_err(words)?.last().map_or(0, |(seq, _)| *seq);
+    let (mut done, mut left, mut from) = (0, 0, 0);
     loop {
-        let piece = desk.service.parked(PIECE).await.map_err(words)?;
-        let piece: Vec<u64> = piece.into_iter().map(|(seq, _)| seq).filter(|seq| *seq <= newest).collect();
-        if piece.is_empty() {
-            return Ok(done);
-        }
-        for seq in piece {
+        let piece = desk.service.parked(from, PIECE).await.map_err(words)?;
+        let Some((last, _)) = piece.last().filter(|_| from <= newest) else { return Ok((done, left)) };
+        from = last.saturating_add(1);
+        for (seq, event) in piece.into_iter().filter(|(seq, _)| *seq <= newest) {
+            if event.is_none() && act != Act::Drop {
+                left += 1;
+                continue;
+            }
             act_on_parked(desk, seq, act).await?;
             done += 1;
             progress.step(done - 1, done, "events");
@@ -249,14 +262,14 @@ async fn meant(service: &Service, what: Selection) -> Result<Meant, String> {
     }
     // A node as people write it, alice@social.example.org/urn:xmpp:microblog:0; else an address.
     if let Some((at, node)) = text.split_once('/')
-        && let (Ok(at), Ok(node)) = (BareJid::new(at), NodeName::parse(node))
+        && let (Some(at), Ok(node)) = (read_bare_jid(at), NodeName::parse(node))
     {
         let found = service.destination_of_node(at, node).await.map_err(words)?;
         return found.map(|d| Meant::Deliveries(Which::These(vec![d]))).ok_or(format!("there is no node {text}"));
     }
-    match BareJid::new(&text) {
-        Ok(jid) => Ok(Meant::Deliveries(Which::These(vec![Destination::Jid(jid.to_string())]))),
-        Err(_) => Err(format!(
+    match read_bare_jid(&text) {
+        Some(jid) => Ok(Meant::Deliveries(Which::These(vec![Destination::Jid(jid.to_string())]))),
+        None => Err(format!(
             "{text:?} is no destination: write it as `rookery queue show` does (hub:12, node:3, jid:romeo@example.net), \
              or a callback's URL, a Jabber address, or a node as alice@social.example.org/urn:xmpp:microblog:0"
         )),

@@ -7,6 +7,7 @@ use super::slots::Class;
 use crate::base::clock::Timestamp;
 use crate::domain::delivery::Destination;
 use crate::network::{Network, Task};
+use crate::store::tables::if_readable;
 use crate::store::{Read, kv};
 
 /// Tasks read and handed over at a time.
@@ -178,7 +179,7 @@ pub(super) fn load(
     };
     let mut bytes = 0;
     for delivery in deliveries {
-        if let Some(event) = r.event(delivery.event)? {
+        if let Some(event) = if_readable(r.event(delivery.event))? {
             let version = event.what.version().filter(|_| payloads);
             let payload = version.map(|version| r.payload(version)).transpose()?.flatten();
             let task =

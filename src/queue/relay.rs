@@ -170,15 +170,22 @@ impl Relay {
         let blocked = self.owed.values().any(|owed| owed.to.is_none());
         let untold: HashSet<Destination> = self.owed.values().flat_map(|owed| owed.untold.iter().cloned()).collect();
         let read = self.parts.store.glance(move |r| {
-            let events = r.events(next, EVENTS)?;
+            let found = r.events(next, EVENTS)?;
+            let numbers: Vec<(u64, bool)> = found.iter().map(|(seq, event)| (*seq, event.is_some())).collect();
+            let events: Vec<_> = found.into_iter().filter_map(|(seq, event)| Some((seq, event?))).collect();
             let told = express(r, &networks, &events, blocked, untold);
-            Ok((events, told))
+            Ok((numbers, told))
         });
-        let (events, told) = read.await?;
+        let (numbers, told) = read.await?;
         let now = self.parts.clock.now();
         let mut tasks = Vec::new();
         let mut told = told.into_iter();
-        for (seq, _) in &events {
+        for (seq, is_readable) in &numbers {
+            self.next = seq + 1;
+            if !is_readable {
+                self.put_aside_unread(*seq).await;
+                continue;
+            }
             let (due, to, untold) = match told.next() {
                 Some(Told { to, alone, tasks: of_it, untold }) => {
                     tasks.extend(of_it);
@@ -188,9 +195,8 @@ impl Relay {
             };
             self.owed.insert(*seq, Owed { due, to, untold, asked: Vec::new() });
             self.first = Some(self.first.map_or(due, |first| first.min(due)));
-            self.next = seq + 1;
         }
-        Ok((events.len(), tasks))
+        Ok((numbers.len(), tasks))
     }
 
     /// Plans at the next occasion what the worker asks for.
@@ -252,15 +258,27 @@ impl Relay {
             return Err(error);
         }
         tracing::error!(event = seq, %error, "an event could not be planned and was put aside; nobody was told of it");
-        count(&self.parts.stats.parked, 1);
-        let park = self.parts.store.commit(Lane::Background, move |tx| {
-            if let Some(event) = tx.read().event(seq)? {
-                tx.park_event(seq, &event)?;
-            }
-            Ok(Ok::<(), ()>(()))
-        });
-        let _ = park.await?;
+        self.put_aside(seq).await?;
         self.take(Plans { woken: Vec::new(), over: vec![seq] });
         Ok(())
+    }
+
+    /// Puts aside an Event whose row is there and makes no sense. If that fails it is passed over, until the next start.
+    async fn put_aside_unread(&mut self, seq: u64) {
+        match self.put_aside(seq).await {
+            Ok(()) => tracing::error!(
+                event = seq,
+                "an event cannot be read and was put aside; nobody was told of it: see `rookery queue parked`"
+            ),
+            Err(error) => {
+                tracing::error!(event = seq, %error, "an event cannot be read, nor put aside; it is passed over")
+            }
+        }
+    }
+
+    async fn put_aside(&mut self, seq: u64) -> Result<(), StoreError> {
+        count(&self.parts.stats.parked, 1);
+        let park = self.parts.store.commit(Lane::Background, move |tx| Ok(Ok::<(), ()>(tx.park_event(seq)?)));
+        park.await.map(drop)
     }
 }

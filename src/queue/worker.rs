@@ -16,6 +16,7 @@ use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
 use crate::domain::delivery::{Destination, Outcome, Scope, back_off};
 use crate::network::{Network, Report, Said, Task};
+use crate::store::tables::if_readable;
 use crate::store::{StoreError, kv};
 
 /// Bytes of tasks that all lanes hold together, waiting or handed over; one task each is always taken.
@@ -167,7 +168,9 @@ impl Worker {
             let page = self.parts.store.read(move |r| {
                 let due = r.due(&from, 1000)?;
                 let last = due.last().map(|(key, _)| key.clone());
-                let states = due.into_iter().map(|(_, due)| Ok((r.destination(&due.destination)?, due.destination)));
+                let states = due
+                    .into_iter()
+                    .map(|(_, due)| Ok((if_readable(r.destination(&due.destination))?, due.destination)));
                 Ok((last, states.collect::<kv::Result<Vec<_>>>()?))
             });
             let (last, page) = match page.await {

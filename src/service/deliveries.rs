@@ -10,7 +10,7 @@ use crate::domain::delivery::Destination;
 use crate::domain::event::{Event, What};
 use crate::domain::hub::Mode;
 use crate::domain::node::{NodeId, NodeName};
-use crate::store::tables::{HELD, State};
+use crate::store::tables::{HELD, State, if_readable};
 use crate::store::{KvError, Lane, Read, StoreError, Tx, kv};
 
 /// Destinations read, and rows changed, at a time.
@@ -133,7 +133,9 @@ impl Service {
                         return Ok((shown, None));
                     }
                     for (key, due) in page {
-                        if let Some(state) = r.destination(&due.destination)?.filter(|state| which.is(state)) {
+                        if let Some(state) =
+                            if_readable(r.destination(&due.destination))?.filter(|state| which.is(state))
+                        {
                             if shown.len() == limit {
                                 return Ok((shown, Some(at)));
                             }
@@ -294,9 +296,9 @@ impl Service {
         }
     }
 
-    /// Events put aside, with their numbers, the oldest first.
-    pub async fn parked(&self, limit: usize) -> Result<Vec<(u64, Event)>, StoreError> {
-        self.store.read(move |r| r.parked(limit)).await
+    /// Events put aside, with their numbers, the oldest first, from `from` on; `None` for one that cannot be read.
+    pub async fn parked(&self, from: u64, limit: usize) -> Result<Vec<(u64, Option<Event>)>, StoreError> {
+        self.store.read(move |r| r.parked(from, limit)).await
     }
 
     /// Promises an Event that was put aside anew: its new number.
@@ -316,11 +318,11 @@ impl Service {
         let now = self.clock.now();
         self.store
             .read(move |r| {
-                let mut figures = QueueFigures { parked: r.parked(1000)?.len() as u64, ..QueueFigures::default() };
+                let mut figures = QueueFigures { parked: r.parked(0, 1000)?.len() as u64, ..QueueFigures::default() };
                 let mut hosts = std::collections::BTreeSet::new();
                 let mut oldest: Option<Timestamp> = None;
                 for (_, due) in r.due(&[], LOOK)? {
-                    let Some(state) = r.destination(&due.destination)? else { continue };
+                    let Some(state) = if_readable(r.destination(&due.destination))? else { continue };
                     figures.waiting += u64::from(state.waiting > 0);
                     figures.held += u64::from(state.held);
                     figures.deliveries += state.waiting;
@@ -443,7 +445,7 @@ fn whither(r: &dyn Read, destination: &Destination) -> kv::Result<Whither> {
         Destination::Hub(id) => {
             Whither::Callback(r.hub_subscription_by_id(*id)?.map(|(_, s)| Callback { url: s.callback, topic: s.topic }))
         }
-        Destination::Intent(seq) => Whither::Intent(match r.event(*seq)?.map(|event| event.what) {
+        Destination::Intent(seq) => Whither::Intent(match if_readable(r.event(*seq))?.map(|event| event.what) {
             Some(What::Verify(intent)) => Some((intent.mode, Callback { url: intent.callback, topic: intent.topic })),
             _ => None,
         }),

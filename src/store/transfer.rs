@@ -89,6 +89,8 @@ pub struct Moved {
     pub unverified: Vec<String>,
     /// Sealed keys that are not in the file.
     pub keys: u64,
+    /// Rows that are not in the file: they cannot be read, so nobody knows whether there are secrets in them.
+    pub unreadable: u64,
 }
 
 /// Writes every row of a store at rest.
@@ -326,6 +328,16 @@ fn prove(kv: &dyn Kv, without: &[Row], schema: Option<&Bytes>, rows: u64, expect
 
 /// A row as it may leave without secrets, and its kind; `None` if it may not at all.
 fn redacted(key: &[u8], value: &Bytes, moved: &mut Moved) -> Result<Option<(u8, Bytes)>> {
+    match without_secrets(key, value, moved) {
+        Err(TransferError::Kv(KvError::Damaged(_))) => {
+            moved.unreadable += 1;
+            Ok(None)
+        }
+        row => row,
+    }
+}
+
+fn without_secrets(key: &[u8], value: &Bytes, moved: &mut Moved) -> Result<Option<(u8, Bytes)>> {
     Ok(match key.first() {
         Some(b'k') => {
             moved.keys += 1;

@@ -13,6 +13,7 @@ use jid::{BareJid, Jid};
 use super::envelope::{Stanza, Xml};
 use super::event;
 use super::link::{LinkHandle, Position, SendError};
+use crate::base::jid::read_jid;
 use crate::domain::delivery::{Destination, Outcome, Scope};
 use crate::domain::event::{Event, What};
 use crate::domain::item::Item;
@@ -22,6 +23,7 @@ use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::network::{Network, Plan, PlanPage, Report, Task};
 use crate::service::places::{in_step, standing};
+use crate::store::tables::if_readable;
 use crate::store::{Read, Store, StoreError, kv};
 
 /// Subscribers read at a time.
@@ -414,7 +416,7 @@ fn only(r: &dyn Read, event: &Event, owner: &str) -> kv::Result<Vec<Jid>> {
     }
     let to = match &event.what {
         What::Subscription { jid, .. } | What::LastItem { jid, .. } => Some(jid.clone()),
-        _ => Jid::new(owner).ok(),
+        _ => read_jid(owner),
     };
     Ok(to.into_iter().collect())
 }
@@ -441,7 +443,8 @@ fn page(
     let next = rows.last().filter(|_| rows.len() == most).map(|(key, _)| key.clone());
     let mut page = Vec::with_capacity(rows.len());
     for (_, subscription) in rows {
-        if is_told(r, audience, event, subscription)? {
+        // What is stored about one of them and cannot be read keeps the others from nothing.
+        if if_readable(is_told(r, audience, event, subscription).map(Some))?.unwrap_or(false) {
             page.push(subscription.jid.clone());
         }
     }

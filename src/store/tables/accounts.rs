@@ -43,10 +43,7 @@ impl dyn Read + '_ {
         let prefix = Key::new(b'o').text(owner.as_str()).done();
         let mut found = Vec::new();
         for (key, _) in self.range(&prefix, &after(&prefix), 1000, false)? {
-            let account = self.get(&[b"p", &key[prefix.len()..]].concat())?;
-            if let Some(account) = account.map(|bytes| decode::<Account>(&bytes)).transpose()? {
-                found.push(account);
-            }
+            found.extend(if_readable(row::<Account>(self, &[b"p", &key[prefix.len()..]].concat()))?);
         }
         Ok(found)
     }

@@ -40,6 +40,7 @@ use serde::de::DeserializeOwned;
 use super::kv::{KvError, Result};
 use super::tx::{Read, Tx};
 use crate::base::clock::Timestamp;
+use crate::base::jid::read_bare_jid;
 use crate::domain::address::LocalName;
 use crate::domain::delivery::Destination;
 use crate::domain::item::{ItemId, Version};
@@ -84,8 +85,11 @@ impl Key {
         self
     }
     /// A text that something follows.
-    fn text(mut self, text: &str) -> Self {
-        self.0.extend_from_slice(text.as_bytes());
+    fn text(self, text: &str) -> Self {
+        self.bytes(text.as_bytes())
+    }
+    fn bytes(mut self, text: &[u8]) -> Self {
+        self.0.extend_from_slice(text);
         self.0.push(0);
         self
     }
@@ -157,20 +161,27 @@ fn pins_key(version: Version) -> Vec<u8> {
 fn subscription_key(nid: NodeId, jid: &Jid) -> Vec<u8> {
     Key::new(b's').num(nid.0).end(jid.as_str().as_bytes())
 }
-fn subscribed_key(nid: NodeId, jid: &Jid) -> Vec<u8> {
-    Key::new(b'b').text(jid.to_bare().as_str()).num(nid.0).end(jid.as_str().as_bytes())
+fn subscribed_key(nid: NodeId, jid: &[u8]) -> Vec<u8> {
+    Key::new(b'b').bytes(bare_of(jid)).num(nid.0).end(jid)
+}
+/// The bytes of an address without its resource: no slash stands before it.
+fn bare_of(jid: &[u8]) -> &[u8] {
+    jid.split(|byte| *byte == b'/').next().unwrap_or_default()
 }
 fn affiliation_key(nid: NodeId, jid: &BareJid) -> Vec<u8> {
     Key::new(b'a').num(nid.0).end(jid.as_str().as_bytes())
 }
 fn affiliated_key(nid: NodeId, jid: &BareJid) -> Vec<u8> {
-    Key::new(b'A').text(jid.as_str()).num(nid.0).done()
+    affiliated_bytes(nid, jid.as_str().as_bytes())
+}
+fn affiliated_bytes(nid: NodeId, jid: &[u8]) -> Vec<u8> {
+    Key::new(b'A').bytes(jid).num(nid.0).done()
 }
 fn contact_key(account: &BareJid, jid: &BareJid) -> Vec<u8> {
     Key::new(b'r').text(account.as_str()).end(jid.as_str().as_bytes())
 }
-fn tally_key(jid: &BareJid) -> Vec<u8> {
-    Key::new(b'j').end(jid.as_str().as_bytes())
+fn tally_key(jid: &[u8]) -> Vec<u8> {
+    Key::new(b'j').end(jid)
 }
 fn account_key(name: &LocalName) -> Vec<u8> {
     Key::new(b'p').end(name.as_str().as_bytes())
@@ -215,18 +226,58 @@ pub fn event_number(key: &[u8]) -> Result<u64> {
 
 /// The row under `key`.
 fn row<T: DeserializeOwned>(r: &dyn Read, key: &[u8]) -> Result<Option<T>> {
-    r.get(key)?.map(|bytes| decode(&bytes)).transpose()
+    r.get(key)?.map(|bytes| decode_at(key, &bytes)).transpose()
 }
 
-/// The rows under `prefix`, from `from` (a key, or empty for the first), at most `limit`; with their keys.
+/// The rows under `prefix`, from `from` (a key, or empty for the first), at most `limit`, and fewer only at the end; with
+/// their keys. One that cannot be read is passed over: it must not hide those behind it.
 fn rows<T: DeserializeOwned>(r: &dyn Read, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, T)>> {
-    let from = if from > prefix { from } else { prefix };
-    r.range(from, &after(prefix), limit, false)?.into_iter().map(|(k, v)| Ok((k, decode(&v)?))).collect()
+    let mut from = if from > prefix { from.to_vec() } else { prefix.to_vec() };
+    let mut found = Vec::new();
+    loop {
+        let wanted = limit - found.len();
+        let page = r.range(&from, &after(prefix), wanted, false)?;
+        let more = page.len() == wanted;
+        let last = page.last().map(|(key, _)| next_key(key));
+        for (key, value) in page {
+            if let Some(row) = if_readable(decode_at(&key, &value).map(Some))? {
+                found.push((key, row));
+            }
+        }
+        match last {
+            Some(next) if more && found.len() < limit => from = next,
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// For who looks at many rows: one that cannot be read counts as not there, and hides no others. `rookery check` tells of
+/// it.
+pub fn if_readable<T>(found: Result<Option<T>>) -> Result<Option<T>> {
+    match found {
+        Err(KvError::Damaged(words)) => {
+            tracing::error!(words, "something stored cannot be read and is passed over: see `rookery check`");
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+fn decode_at<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T> {
+    decode(bytes).map_err(|error| match error {
+        KvError::Damaged(words) => KvError::Damaged(format!("{}: {words}", shown(key))),
+        error => error,
+    })
+}
+
+/// A key for a person: its letter, then what can be printed of it.
+fn shown(key: &[u8]) -> String {
+    format!("the row {}", key.escape_ascii())
 }
 
 /// The bare JID that ends a key of ours.
 fn bare_at(key: &[u8], at: usize) -> Option<BareJid> {
-    BareJid::new(std::str::from_utf8(key.get(at..)?).ok()?).ok()
+    read_bare_jid(std::str::from_utf8(key.get(at..)?).ok()?)
 }
 
 /// The eight bytes at `at` in a key of ours.
@@ -244,6 +295,21 @@ mod tests {
         assert_eq!(after(b"a"), b"b");
         assert_eq!(after(b"a\xff"), b"b");
         assert!(after(b"\xff\xff").as_slice() > b"\xff\xff\xff".as_slice());
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_hides_none_behind_it() {
+        use crate::store::kv::Kv;
+        let kv = crate::store::MemoryKv::default();
+        let value = |n: u8| if (3..8).contains(&n) { Bytes::from_static(b"\xc1") } else { encode(&n) };
+        kv.apply(&(0..10).map(|n| (vec![b'?', n], Some(value(n)))).collect::<Vec<_>>()).unwrap();
+        let read = crate::store::tx::Durable(std::sync::Arc::new(kv));
+        let found = |from: &[u8], limit| {
+            let rows = rows::<u8>(&read, b"?", from, limit).unwrap();
+            rows.into_iter().map(|(_, n)| n).collect::<Vec<_>>()
+        };
+        assert_eq!([found(&[], 4), found(&[b'?', 4], 1)], [vec![0, 1, 2, 8], vec![8]]);
+        assert_eq!([found(&[], 9), found(&[], 0)], [vec![0, 1, 2, 8, 9], vec![]]);
     }
 
     #[test]

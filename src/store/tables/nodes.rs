@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jid::BareJid;
 
 use super::*;
+use crate::domain::hub::HubSubscription;
 use crate::domain::item::Item;
 use crate::domain::node::{Node, NodeState};
 
@@ -29,7 +30,7 @@ impl dyn Read + '_ {
         let from = behind.map(|name| next_key(&node_name_key(service, name))).unwrap_or_default();
         let mut nodes = Vec::new();
         for (_, nid) in rows::<NodeId>(self, &prefix, &from, limit)? {
-            nodes.extend(self.node(nid)?);
+            nodes.extend(if_readable(self.node(nid))?);
         }
         Ok(nodes)
     }
@@ -41,12 +42,23 @@ impl dyn Read + '_ {
     /// Items in their order, oldest first: those with a place in `from..to`, at most `limit`; the newest ones of them
     /// first if `newest_first`.
     pub fn items(&self, nid: NodeId, from: u64, to: u64, limit: usize, newest_first: bool) -> Result<Vec<Item>> {
-        let ids = self.range(&place_key(nid, from), &place_key(nid, to), limit, newest_first)?;
-        let mut items = Vec::with_capacity(ids.len());
-        for (_, id) in ids {
-            items.extend(self.item(nid, &decode::<ItemId>(&id)?)?);
+        let (mut from, mut to) = (place_key(nid, from), place_key(nid, to));
+        let mut items = Vec::new();
+        loop {
+            let wanted = limit - items.len();
+            let ids = self.range(&from, &to, wanted, newest_first)?;
+            let more = ids.len() == wanted;
+            let last = ids.last().map(|(key, _)| key.clone());
+            for (key, id) in ids {
+                let item = decode_at::<ItemId>(&key, &id).and_then(|id| self.item(nid, &id));
+                items.extend(if_readable(item)?);
+            }
+            match last {
+                Some(last) if more && items.len() < limit && newest_first => to = last,
+                Some(last) if more && items.len() < limit => from = next_key(&last),
+                _ => return Ok(items),
+            }
         }
-        Ok(items)
     }
 
     /// The item at this place.
@@ -209,24 +221,18 @@ impl Tx<'_> {
     pub fn sweep_row(&mut self, nid: NodeId, key: &[u8], value: &[u8]) -> Result<()> {
         match key.first() {
             Some(b'i') => {
-                let item: Item = decode(value)?;
-                self.delete_ids(nid, &item)?;
-                self.release_payload(item.version, item.event)?;
-            }
-            Some(b's') => {
-                let subscription: crate::domain::subscription::Subscription = decode(value)?;
-                self.delete_subscription(nid, &subscription.jid)?;
-            }
-            Some(b'a') => {
-                if let Some(jid) =
-                    key.get(9..).and_then(|j| std::str::from_utf8(j).ok()).and_then(|j| BareJid::new(j).ok())
-                {
-                    self.delete(affiliated_key(nid, &jid))?;
+                if let Some(item) = if_readable(decode_at::<Item>(key, value).map(Some))? {
+                    self.delete_ids(nid, &item)?;
+                    self.release_payload(item.version, item.event)?;
                 }
             }
+            // What the key says is enough: it goes whether the row, or the address, can be read or not.
+            Some(b's') => self.uncount_subscription(nid, key.get(9..).unwrap_or_default())?,
+            Some(b'a') => self.delete(affiliated_bytes(nid, key.get(9..).unwrap_or_default()))?,
             Some(b'w') => {
-                let subscription: crate::domain::hub::HubSubscription = decode(value)?;
-                self.delete_hub_subscription(nid, &subscription)?;
+                if let Some(subscription) = if_readable(decode_at::<HubSubscription>(key, value).map(Some))? {
+                    self.delete_hub_subscription(nid, &subscription)?;
+                }
             }
             _ => {}
         }
@@ -335,6 +341,26 @@ mod tests {
             }
             assert_eq!(kv.range(&[1], &[255], 9, false).unwrap(), [], "{order:?}");
         }
+    }
+
+    #[test]
+    fn an_item_that_cannot_be_read_hides_none_of_the_others_whichever_way_they_are_read() {
+        let (kv, mut counters) = (MemoryKv::default(), Counters::default());
+        for place in 1..=9 {
+            let item = Item { place, ..item(&format!("i{place}"), place, place, "mine") };
+            commit(&kv, &mut counters, |tx| tx.put_item(NODE, &item));
+            if (3..=7).contains(&place) {
+                commit(&kv, &mut counters, |tx| tx.put(item_key(NODE, &item.id), b"rubbish".to_vec()));
+            }
+        }
+        let places = |limit, newest_first| {
+            let (overlay, mut counters) = (Overlay::new(), Counters::default());
+            let found =
+                Tx::new(&kv, &overlay, &mut counters).read().items(NODE, 1, u64::MAX, limit, newest_first).unwrap();
+            found.iter().map(|item| item.place).collect::<Vec<_>>()
+        };
+        assert_eq!([places(3, false), places(3, true)], [[1, 2, 8], [9, 8, 2]]);
+        assert_eq!([places(9, false), places(4, true)], [[1, 2, 8, 9], [9, 8, 2, 1]]);
     }
 
     #[test]

@@ -58,9 +58,14 @@ impl State {
 }
 
 impl dyn Read + '_ {
-    /// Events to be planned, in order, from `from` on.
-    pub fn events(&self, from: u64, limit: usize) -> Result<Vec<(u64, Event)>> {
-        rows(self, b"e", &event_key(from), limit)?.into_iter().map(|(k, e)| Ok((number(&k, 1)?, e))).collect()
+    /// Events to be planned, in order, from `from` on; `None` for one that cannot be read.
+    pub fn events(&self, from: u64, limit: usize) -> Result<Vec<(u64, Option<Event>)>> {
+        self.events_in(b"e", &event_key(from), limit)
+    }
+
+    fn events_in(&self, table: &[u8], from: &[u8], limit: usize) -> Result<Vec<(u64, Option<Event>)>> {
+        let rows = self.range(from, &after(table), limit, false)?;
+        rows.iter().map(|(key, value)| Ok((number(key, 1)?, decode(value).ok()))).collect()
     }
 
     pub fn event(&self, seq: u64) -> Result<Option<Event>> {
@@ -79,9 +84,9 @@ impl dyn Read + '_ {
         row(self, &planned_key(seq))
     }
 
-    /// Events put aside because their planning failed.
-    pub fn parked(&self, limit: usize) -> Result<Vec<(u64, Event)>> {
-        rows(self, b"z", &[], limit)?.into_iter().map(|(k, e)| Ok((number(&k, 1)?, e))).collect()
+    /// Events put aside because their planning failed, from `from` on; `None` for one that cannot be read.
+    pub fn parked(&self, from: u64, limit: usize) -> Result<Vec<(u64, Option<Event>)>> {
+        self.events_in(b"z", &parked_key(from), limit)
     }
 
     pub fn pins(&self, version: Version) -> Result<Pins> {
@@ -105,7 +110,8 @@ impl dyn Read + '_ {
     /// The deliveries of a destination in order, behind the one of Event `behind`.
     pub fn deliveries(&self, destination: &Destination, behind: u64, limit: usize) -> Result<Vec<Delivery>> {
         let (from, to) = (delivery_key(destination, behind.saturating_add(1)), delivery_key(destination, u64::MAX));
-        self.range(&from, &to, limit, false)?.into_iter().map(|(_, v)| decode(&v)).collect()
+        let rows = self.range(&from, &to, limit, false)?;
+        rows.iter().map(|(key, value)| decode_at(key, value)).collect()
     }
 
     pub fn delivery(&self, destination: &Destination, event: u64) -> Result<Option<Delivery>> {
@@ -145,10 +151,12 @@ impl Tx<'_> {
         self.put(planned_key(seq), encode(&Planned { event: event.clone(), left, planning }))
     }
 
-    /// Puts aside an Event that cannot be planned, for a person to look at; it blocks nobody.
-    pub fn park_event(&mut self, seq: u64, event: &Event) -> Result<()> {
+    /// Puts aside an Event that cannot be planned, or not even read, for a person to look at; it blocks nobody. Its bytes
+    /// stay as they are.
+    pub fn park_event(&mut self, seq: u64) -> Result<()> {
+        let Some(event) = self.read().get(&event_key(seq))? else { return Ok(()) };
         self.delete(event_key(seq))?;
-        self.put(parked_key(seq), encode(event))
+        self.put(parked_key(seq), event)
     }
 
     /// Promises an Event that was put aside anew, under a new number: its old one is behind what was planned since.
@@ -177,10 +185,13 @@ impl Tx<'_> {
 
     /// Forgets an Event that was put aside: nobody will be told of it. Whether there was one.
     pub fn drop_parked(&mut self, seq: u64) -> Result<bool> {
-        let Some(event) = self.read().parked_event(seq)? else { return Ok(false) };
+        let Some(event) = self.read().get(&parked_key(seq))? else { return Ok(false) };
         self.delete(parked_key(seq))?;
         self.stop_planning(seq)?;
-        if self.read().planned(seq)?.is_none() {
+        // What pins a payload and cannot be read leaves the payload behind.
+        if self.read().planned(seq)?.is_none()
+            && let Ok(event) = decode(&event)
+        {
             self.end_event(seq, &event)?;
         }
         Ok(true)

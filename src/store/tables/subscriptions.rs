@@ -27,7 +27,7 @@ impl dyn Read + '_ {
         for (key, _) in self.range(&prefix, &after(&prefix), limit, false)? {
             let nid = NodeId(number(&key, prefix.len())?);
             let of_node = [Key::new(b's').num(nid.0).done().as_slice(), &key[prefix.len() + 8..]].concat();
-            if let Some(subscription) = row(self, &of_node)? {
+            if let Some(subscription) = if_readable(row(self, &of_node))? {
                 found.push((nid, subscription));
             }
         }
@@ -40,7 +40,7 @@ impl dyn Read + '_ {
         let mut found = Vec::new();
         for (key, _) in self.range(&prefix, &after(&prefix), RESOURCES_MOST + 1, false)? {
             let of_node = [Key::new(b's').num(nid.0).done().as_slice(), &key[prefix.len()..]].concat();
-            found.extend(row::<Subscription>(self, &of_node)?);
+            found.extend(if_readable(row::<Subscription>(self, &of_node))?);
         }
         Ok(found)
     }
@@ -97,21 +97,28 @@ impl dyn Read + '_ {
 
 impl Tx<'_> {
     pub fn put_subscription(&mut self, nid: NodeId, subscription: &Subscription) -> Result<()> {
-        let key = subscribed_key(nid, &subscription.jid);
+        let jid = subscription.jid.as_str().as_bytes();
+        let key = subscribed_key(nid, jid);
         if self.read().get(&key)?.is_none() {
             self.put(key, encode(&()))?;
-            self.count_subscription(&subscription.jid.to_bare(), true)?;
+            self.count_subscription(bare_of(jid), true)?;
         }
         self.put(subscription_key(nid, &subscription.jid), encode(subscription))
     }
 
     pub fn delete_subscription(&mut self, nid: NodeId, jid: &Jid) -> Result<()> {
+        self.uncount_subscription(nid, jid.as_str().as_bytes())?;
+        self.delete(subscription_key(nid, jid))
+    }
+
+    /// Removes what leads from an address to its subscription.
+    pub(super) fn uncount_subscription(&mut self, nid: NodeId, jid: &[u8]) -> Result<()> {
         let key = subscribed_key(nid, jid);
         if self.read().get(&key)?.is_some() {
             self.delete(key)?;
-            self.count_subscription(&jid.to_bare(), false)?;
+            self.count_subscription(bare_of(jid), false)?;
         }
-        self.delete(subscription_key(nid, jid))
+        Ok(())
     }
 
     /// Sets an affiliation; `None` removes it.

@@ -16,13 +16,17 @@ pub struct Tally {
 
 impl dyn Read + '_ {
     pub fn tally(&self, jid: &BareJid) -> Result<Tally> {
+        self.tally_of(jid.as_str().as_bytes())
+    }
+
+    fn tally_of(&self, jid: &[u8]) -> Result<Tally> {
         Ok(row(self, &tally_key(jid))?.unwrap_or_default())
     }
 }
 
 impl Tx<'_> {
-    pub(super) fn count_subscription(&mut self, jid: &BareJid, more: bool) -> Result<()> {
-        let tally = self.read().tally(jid)?;
+    pub(super) fn count_subscription(&mut self, jid: &[u8], more: bool) -> Result<()> {
+        let tally = self.read().tally_of(jid)?;
         self.put_tally(jid, Tally { subscriptions: counted(tally.subscriptions, more), ..tally })
     }
 
@@ -30,12 +34,12 @@ impl Tx<'_> {
         if node.kind != NodeKind::Leaf {
             return Ok(());
         }
-        let jid = &node.creator;
-        let tally = self.read().tally(jid)?;
+        let jid = node.creator.as_str().as_bytes();
+        let tally = self.read().tally_of(jid)?;
         self.put_tally(jid, Tally { nodes: counted(tally.nodes, more), ..tally })
     }
 
-    fn put_tally(&mut self, jid: &BareJid, tally: Tally) -> Result<()> {
+    fn put_tally(&mut self, jid: &[u8], tally: Tally) -> Result<()> {
         match tally == Tally::default() {
             true => self.delete(tally_key(jid)),
             false => self.put(tally_key(jid), encode(&tally)),
