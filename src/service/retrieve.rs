@@ -5,7 +5,7 @@ use bytes::Bytes;
 use jid::{BareJid, Jid};
 
 use super::places::{Place, in_step, visible};
-use super::{Decided, Inner, Service, bare};
+use super::{Decided, Inner, Service, Stop, bare};
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
@@ -68,6 +68,9 @@ pub const BYTES_MOST: usize = 300_000;
 
 /// An answer of so many items is read in a moment.
 const FEW: usize = 25;
+
+/// Versions of one item that are looked for while it is overwritten again and again.
+const VERSIONS: usize = 8;
 
 /// Pages of nodes that are looked through for those that may be shown.
 const HIDDEN_PAGES: usize = 50;
@@ -286,8 +289,7 @@ impl Service {
         self.look(Turn::free(), move |r| {
             let (account, node) = inner.public_microblog(r, &name)?;
             let item = visible(r, &node, &id)?.filter(|item| item.atom_id.is_some()).ok_or(Refusal::ItemNotFound)?;
-            may_see(Viewer::Public, &node, &item)?;
-            let payload = r.payload(item.version)?.ok_or(Refusal::ItemNotFound)?;
+            let (item, payload) = shown(r, &node, Viewer::Public, item)?.ok_or(Refusal::ItemNotFound)?;
             Ok((account, item, payload))
         })
         .await
@@ -322,15 +324,37 @@ pub(super) fn feed_page(
     let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
     // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
     for item in rows.into_iter().take(limit).filter(|item| item.atom_id.is_some()) {
-        if may_see(Viewer::Public, &node, &item).is_ok()
-            && let Some(payload) = r.payload(item.version)?
-        {
-            items.push((item, payload));
-        }
+        items.extend(listed(r, &node, Viewer::Public, item)?);
     }
     let updated = items.iter().map(|(item, _)| item.updated).max().unwrap_or(account.created);
     let changed = state.changed.max(account.created);
     Ok(FeedPage { account, config: node.config, items, older, updated, changed })
+}
+
+/// An item that `viewer` may see, and its payload. A row and its payload are two reads: another version may have come
+/// between them, and taken the payload along that the row led to; then it is shown as it is now. `None` if it went.
+fn shown(r: &dyn Read, node: &Node, viewer: Viewer<'_>, mut item: Item) -> Decided<Option<(Item, Bytes)>> {
+    for _ in 0..VERSIONS {
+        may_see(viewer, node, &item)?;
+        if let Some(payload) = r.payload(item.version)? {
+            return Ok(Some((item, payload)));
+        }
+        match visible(r, node, &item.id)? {
+            Some(now) if now.version != item.version => item = now,
+            _ => break,
+        }
+    }
+    Ok(None)
+}
+
+/// As [`shown`], for a list: what may not be seen is left out, and what stands in another place by now.
+fn listed(r: &dyn Read, node: &Node, viewer: Viewer<'_>, item: Item) -> Decided<Option<(Item, Bytes)>> {
+    let place = item.place;
+    match shown(r, node, viewer, item) {
+        Ok(found) => Ok(found.filter(|(now, _)| now.place == place)),
+        Err(Stop::Refused(_)) => Ok(None),
+        Err(failed) => Err(failed),
+    }
 }
 
 /// The node, if it was not deleted.
@@ -382,10 +406,7 @@ fn select(r: &dyn Read, node: &Node, viewer: Viewer<'_>, which: &Which) -> Decid
         if items.len() >= asked.min(ITEMS_MOST) {
             break;
         }
-        if may_see(viewer, node, &item).is_err() {
-            continue;
-        }
-        let payload = r.payload(item.version)?.unwrap_or_default();
+        let Some((item, payload)) = listed(r, node, viewer, item)? else { continue };
         bytes += payload.len() + 200;
         if bytes > BYTES_MOST && !items.is_empty() {
             break;
@@ -404,4 +425,96 @@ fn select(r: &dyn Read, node: &Node, viewer: Viewer<'_>, which: &Which) -> Decid
         _ => None,
     };
     Ok(Items { items, complete, total: state.items, first_index })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::base::clock::Clock;
+    use crate::base::id::Ids;
+    use crate::domain::address::Addresses;
+    use crate::service::publish::{Payload, Publish};
+    use crate::service::{Quota, Registration, Rules};
+    use crate::store::kv::{self, Kv, Row, Write};
+    use crate::store::{MemoryKv, Store};
+
+    /// A database that shows who reads an item its row as it was a moment ago, once.
+    #[derive(Default)]
+    struct Late {
+        kv: MemoryKv,
+        before: Mutex<Option<Row>>,
+    }
+
+    impl Kv for Late {
+        fn get(&self, key: &[u8]) -> kv::Result<Option<Bytes>> {
+            match self.before.lock().unwrap().take_if(|(before, _)| before == key) {
+                Some((_, row)) => Ok(Some(row)),
+                None => self.kv.get(key),
+            }
+        }
+        fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> kv::Result<Vec<Row>> {
+            self.kv.range(from, to, limit, reverse)
+        }
+        fn apply(&self, batch: &[Write]) -> kv::Result<()> {
+            self.kv.apply(batch)
+        }
+        fn disk_bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn an_item_that_is_overwritten_while_it_is_read_is_shown_as_it_is_now() {
+        let late = Arc::new(Late::default());
+        let url = url::Url::parse("https://social.example.org").unwrap();
+        let addresses = Addresses::new(BareJid::new("social.example.org").unwrap(), &url, "example.org");
+        let rules = Rules {
+            registration: Registration::Hosts,
+            auto_register_hosts: vec!["example.org".into()],
+            admins: Vec::new(),
+            create_nodes_hosts: Vec::new(),
+            max_payload: 200_000,
+            quota: Quota::default(),
+        };
+        let store = Store::open(late.clone()).unwrap();
+        let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+        let service = Service::new(store, addresses, rules, clock, Ids::seeded(1));
+        let alice = Jid::new("alice@example.org").unwrap();
+        let at =
+            NodeAddress { service: BareJid::new("alice@social.example.org").unwrap(), name: NodeName::microblog() };
+        let (name, id) = (LocalName::parse("alice").unwrap(), ItemId::parse("post").unwrap());
+        let publish = async |text: &str| {
+            let (by, at, payload) = (alice.clone(), at.clone(), Some(Payload::Text(text.into())));
+            let publish = Publish { by, at, item: Some(id.clone()), payload, options: Vec::new() };
+            service.publish(Turn::free(), publish).await.unwrap();
+        };
+        let row = |table: &[u8]| late.kv.range(table, &[table[0] + 1], 1, false).unwrap().pop().unwrap();
+        publish("first").await;
+        let (item, (payload, _)) = (row(b"i"), row(b"v"));
+        publish("second").await;
+        // Nobody is to be told of the first version any more.
+        late.kv.apply(&[(payload, None)]).unwrap();
+        let late_now = || *late.before.lock().unwrap() = Some(item.clone());
+        let text = |payload: &Bytes| String::from_utf8(payload.to_vec()).unwrap();
+
+        for which in [Which::Newest(None), Which::Ids(vec![id.clone()]), Which::Page(Page::default())] {
+            late_now();
+            let found = service.items(Turn::free(), alice.clone(), at.clone(), which.clone()).await.unwrap().items;
+            assert!(found.len() == 1 && text(&found[0].1).contains("second"), "{which:?}: {found:?}");
+        }
+        late_now();
+        let (_, _, payload) = service.post(name.clone(), id.clone()).await.unwrap();
+        assert!(text(&payload).contains("second"));
+        late_now();
+        let feed = service.feed(name.clone(), None, 20).await.unwrap().items;
+        assert!(feed.len() == 1 && text(&feed[0].1).contains("second"), "{feed:?}");
+
+        // One whose payload is gone for good is left out.
+        late.kv.apply(&[(row(b"v").0, None)]).unwrap();
+        let found = service.items(Turn::free(), alice.clone(), at.clone(), Which::Newest(None)).await.unwrap();
+        assert_eq!((found.items, found.complete), (Vec::new(), false));
+        assert_eq!(service.post(name, id).await.err(), Some(Refusal::ItemNotFound));
+    }
 }
