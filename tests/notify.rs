@@ -22,6 +22,7 @@ use rookery::domain::delivery::{Destination, Outcome};
 use rookery::domain::event::{Event, What};
 use rookery::domain::item::ItemId;
 use rookery::domain::node::{NodeAddress, NodeName};
+use rookery::domain::subscription::Affiliation;
 use rookery::network::{Network, Report, Said, Task};
 use rookery::service::node::remove_comments;
 use rookery::service::publish::{Payload, Publish};
@@ -337,6 +338,37 @@ async fn a_last_item_is_sent_only_if_it_is_still_due() {
         let sent = before_marker(&rig, &mut peer).await;
         assert_eq!(sent.len(), usize::from(due), "{change}: {sent:?}");
         assert_eq!(rig.outcomes(1).await, [(tasks[0].seq, DONE)], "{change}");
+    }
+}
+
+#[tokio::test]
+async fn who_loses_access_while_a_fan_out_is_under_way_is_told_no_more() {
+    let server = FakeServer::start().await;
+    let (mut rig, mut peer) = Rig::up(&server).await;
+    rig.publish("0").await;
+    for n in 0..120 {
+        let jid = Jid::new(&format!("{n:03}@example.org")).unwrap();
+        rig.service.subscribe(Turn::free(), jid.clone(), jid, news()).await.unwrap();
+    }
+    for (id, closes, rest) in [("1", false, 18), ("2", true, 0)] {
+        rig.publish(id).await;
+        let tasks = rig.tasks(1).await;
+        rig.gate.set(Some(1));
+        let delivering = tokio::spawn(rig.deliver(&tasks));
+        // The first who are read.
+        assert_eq!(told(&mut peer, 100, false).await, vec![id; 100]);
+        match closes {
+            true => rig.configure("pubsub#access_model", "whitelist").await,
+            false => {
+                let members = ["110", "111"].map(|n| BareJid::new(&format!("{n}@example.org")).unwrap());
+                let barred = members.map(|jid| (jid, Affiliation::PublishOnly)).to_vec();
+                rig.service.set_affiliations(Turn::free(), alice(), news(), barred).await.unwrap();
+            }
+        }
+        rig.gate.set(None);
+        delivering.await.unwrap();
+        assert_eq!(before_marker(&rig, &mut peer).await.len(), rest, "{id}");
+        assert_eq!(rig.outcomes(1).await, [(tasks[0].seq, DONE)]);
     }
 }
 

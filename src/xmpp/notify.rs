@@ -124,7 +124,7 @@ fn owners(view: &dyn Read, event: &Event) -> kv::Result<Vec<BareJid>> {
     Ok(all.into_iter().filter(|(_, a)| *a == Affiliation::Owner).map(|(jid, _)| jid).take(OWNERS).collect())
 }
 
-/// What a fan-out needs to know of its node, read once.
+/// What a page of a fan-out needs to know of its node.
 struct Audience {
     node: Arc<Node>,
     /// What was published, if it is still there as it was: it may be for some of them only.
@@ -210,10 +210,10 @@ impl Inner {
             kind: event::message_type(&task.event, config),
             body,
         };
-        let (mut page, mut next, audience) = (ready.to, ready.next, Arc::new(ready.audience));
+        let (mut to, mut next, audience) = (ready.to, ready.next, Arc::new(ready.audience));
         let mut sent = false;
         loop {
-            for to in &page {
+            for to in &to {
                 sent |= self.send(&sending, to, batch).await?;
             }
             let Some(cursor) = next else { break };
@@ -221,9 +221,13 @@ impl Inner {
                 self.prove(batch);
                 self.prove_progress(&task, cursor.clone(), batch);
             }
-            let (about, event) = (audience.clone(), task.event.clone());
-            let read = move |r: &dyn Read| subscribers(r, &about, &event, &cursor, PAGE);
-            (page, next) = self.store.read(read).await.map_err(|error| unread(&error))?;
+            let (begun, event) = (audience.clone(), task.event.clone());
+            let read = move |r: &dyn Read| {
+                let rows = r.subscriptions(event.node.id, &cursor, PAGE)?;
+                // Read after them, and for each page: a long fan-out must not tell who lost access meanwhile.
+                page(r, &begun.renewed(r, &event)?, &event, &rows, PAGE)
+            };
+            (to, next) = self.store.read(read).await.map_err(|error| unread(&error))?;
         }
         match sent {
             true => batch.unproved.push(task.seq),
@@ -364,12 +368,7 @@ fn ready(r: &dyn Read, destination: &Destination, tasks: &VecDeque<Task>) -> kv:
             }
             _ => None,
         };
-        let node = match event.what {
-            // Its end is told to all who could read it, also where the posts that it belonged to went before.
-            What::Deleted => shared.own.clone(),
-            _ => shared.node.clone(),
-        };
-        let audience = Audience { node, item, affiliations: shared.affiliations.clone() };
+        let audience = shared.audience(event, item);
         let (to, next) = match destination {
             Destination::Jid(owner) => (only(r, event, owner)?, None),
             _ if task.cursor.is_empty() => {
@@ -378,7 +377,7 @@ fn ready(r: &dyn Read, destination: &Destination, tasks: &VecDeque<Task>) -> kv:
                 }
                 page(r, &audience, event, shared.first.as_deref().unwrap_or_default(), FIRST)?
             }
-            _ => subscribers(r, &audience, event, &task.cursor, FIRST)?,
+            _ => page(r, &audience, event, &r.subscriptions(event.node.id, &task.cursor, FIRST)?, FIRST)?,
         };
         recipients += to.len().max(1);
         all.push(Some(Ready { audience, to, next }));
@@ -407,6 +406,26 @@ impl Shared {
         let affiliations = (affiliations.len() < AFFILIATIONS).then(|| Arc::new(affiliations.into_iter().collect()));
         Ok(Some(Shared { own, node, affiliations, first: None }))
     }
+
+    fn audience(&self, event: &Event, item: Option<Item>) -> Audience {
+        let node = match event.what {
+            // Its end is told to all who could read it, also where the posts that it belonged to went before.
+            What::Deleted => self.own.clone(),
+            _ => self.node.clone(),
+        };
+        Audience { node, item, affiliations: self.affiliations.clone() }
+    }
+}
+
+impl Audience {
+    /// The same as it is now. The item stays the one that is told.
+    fn renewed(&self, r: &dyn Read, event: &Event) -> kv::Result<Audience> {
+        let (item, node, affiliations) = (self.item.clone(), self.node.clone(), self.affiliations.clone());
+        Ok(match Shared::read(r, event.node.id)? {
+            Some(shared) => shared.audience(event, item),
+            None => Audience { node, item, affiliations },
+        })
+    }
 }
 
 /// The one JID that an Event concerns, or an owner, if it is still to be told.
@@ -421,18 +440,7 @@ fn only(r: &dyn Read, event: &Event, owner: &str) -> kv::Result<Vec<Jid>> {
     Ok(to.into_iter().collect())
 }
 
-/// A page of those who are to be told behind `cursor`, and where to go on.
-fn subscribers(
-    r: &dyn Read,
-    audience: &Audience,
-    event: &Event,
-    cursor: &[u8],
-    most: usize,
-) -> kv::Result<(Vec<Jid>, Option<Vec<u8>>)> {
-    page(r, audience, event, &r.subscriptions(audience.node.id, cursor, most)?, most)
-}
-
-/// Those of `rows` who are to be told; `most`: of so many there would be more.
+/// Those of `rows` who are to be told, and where to go on; `most`: of so many there would be more.
 fn page(
     r: &dyn Read,
     audience: &Audience,
