@@ -205,6 +205,13 @@ pub fn link_config(config: &Config) -> Result<LinkConfig, RunError> {
     Ok(link)
 }
 
+/// What the edge takes on, and how much it answers at once: never more than the link would send.
+fn edge_limits(config: &Config) -> Limits {
+    let limits = Limits::default();
+    let answer_bytes = limits.answer_bytes.min(config.limits.max_stanza_bytes);
+    Limits { trusted_hosts: config.limits.trusted_hosts.clone(), answer_bytes, ..limits }
+}
+
 /// Makes the link, with the edge behind it.
 fn attach(
     config: &Config,
@@ -213,8 +220,7 @@ fn attach(
     ids: &Ids,
     shutdown: Shutdown,
 ) -> Result<(Edge, LinkHandle, impl Future<Output = ()> + Send + use<>), RunError> {
-    let limits = Limits { trusted_hosts: config.limits.trusted_hosts.clone(), ..Limits::default() };
-    let edge = Edge::new(service.clone(), limits);
+    let edge = Edge::new(service.clone(), edge_limits(config));
     // The edge answers over the link that hands it its stanzas: the handle comes once both exist.
     let handle: Arc<OnceLock<LinkHandle>> = Arc::default();
     let out: Out = {

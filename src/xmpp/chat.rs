@@ -7,7 +7,7 @@
 use futures::future::BoxFuture;
 use jid::{BareJid, Jid};
 
-use super::dispatch::{Out, Request};
+use super::dispatch::{Reply, Request};
 use super::envelope::{Envelope, Kind, STANZAS, Stanza, StanzaType, XmlWriter};
 use super::forms::Form;
 use super::{ns, owner, register};
@@ -48,7 +48,7 @@ impl Said {
 }
 
 /// Hears a message. `look`: the sender's turn before the request's own.
-pub(super) async fn hear(r: Request, look: Turn, said: Said, out: &Out) -> Result<(), Refusal> {
+pub(super) async fn hear(r: Request, look: Turn, said: Said, reply: &Reply) -> Result<(), Refusal> {
     let words = match said {
         Said::Decision(decision) => {
             drop(look);
@@ -88,7 +88,7 @@ pub(super) async fn hear(r: Request, look: Turn, said: Said, out: &Out) -> Resul
     let type_ = (r.envelope.head.type_ == StanzaType::Chat).then_some("chat");
     let body = XmlWriter::new().leaf("body", "", &answer).finish();
     debug_assert_eq!(r.envelope.head.kind, Kind::Message);
-    out(Stanza::message(&r.to.into(), &r.from, type_, None, body));
+    reply.say(Stanza::message(&r.to.into(), &r.from, type_, None, body));
     drop(turn);
     Ok(())
 }

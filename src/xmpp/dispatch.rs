@@ -214,10 +214,9 @@ impl Edge {
         };
         // The first turn is for looking at what the sender has; the second keeps their order until all is done.
         let (look, turn) = (self.0.turns.take(sender.clone()), self.0.turns.take(sender));
-        let out = reply.out.clone();
         let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
         tokio::spawn(async move {
-            let heard = AssertUnwindSafe(chat::hear(request, look, said, &out)).catch_unwind().await;
+            let heard = AssertUnwindSafe(chat::hear(request, look, said, &reply)).catch_unwind().await;
             match heard {
                 Ok(Ok(())) => {}
                 Ok(Err(refusal)) => reply.send(Err(refusal)),
@@ -301,32 +300,38 @@ impl Request {
 }
 
 /// The way back to who asked.
-struct Reply {
+pub(super) struct Reply {
     head: Head,
     out: Out,
+    /// Bytes of the largest stanza that the link would send.
     most: usize,
 }
 
 impl Reply {
     /// Answers a request; nothing where no answer is due (RFC 6120 §8.3.1).
     fn send(&self, answer: Answer) {
-        let stanza = match answer {
-            Ok(body) => match self.head.result(body) {
-                // Over the limit, the server would end the stream for everybody.
-                Some(stanza) if stanza.len() > self.most => {
-                    self.refuse(Refusal::AnswerTooBig(Over { size: stanza.len(), most: self.most }))
+        match answer {
+            Ok(body) => {
+                if let Some(stanza) = self.head.result(body) {
+                    self.say(stanza);
                 }
-                stanza => stanza,
-            },
+            }
             Err(refusal) => self.refuse(refusal),
-        };
-        if let Some(stanza) = stanza {
-            (self.out)(stanza);
         }
     }
 
-    fn refuse(&self, refusal: Refusal) -> Option<Stanza> {
-        self.head.error(&errors::stanza_error(refusal))
+    /// Says `stanza`, or that it would be too big: over the limit, the server would end the stream for everybody.
+    pub fn say(&self, stanza: Stanza) {
+        match stanza.len() > self.most {
+            true => self.refuse(Refusal::AnswerTooBig(Over { size: stanza.len(), most: self.most })),
+            false => (self.out)(stanza),
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        if let Some(stanza) = self.head.error(&errors::stanza_error(refusal)) {
+            (self.out)(stanza);
+        }
     }
 }
 

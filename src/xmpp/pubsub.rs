@@ -179,7 +179,8 @@ fn which(o: &Outline, verb: &Part) -> Result<Which, Refusal> {
     Ok(Which::Page(Page { max, ..page }))
 }
 
-/// Leaves out what would make the answer too big for the link, at the end where the client can go on.
+/// Leaves out what would make the answer too big for the link, at the end where the client can go on. One item stays:
+/// should even that be too big, the asker is told so, and does not take the node for an empty one.
 fn fit(found: &mut Items, most: usize, from_the_end: bool) {
     // Escaped, a character of an id or address takes up to six.
     let sizes: Vec<usize> = found
@@ -196,6 +197,7 @@ fn fit(found: &mut Items, most: usize, from_the_end: bool) {
         true => sizes.iter().rev().take_while(&mut fits).count(),
         false => sizes.iter().take_while(&mut fits).count(),
     };
+    let kept = kept.max(1);
     if kept < found.items.len() {
         found.complete = false;
         match from_the_end {

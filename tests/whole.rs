@@ -1,0 +1,83 @@
+//! The whole service in this process, as `app` wires it, attached to a server that the test plays.
+
+#[allow(dead_code, reason = "the other half serves tests/link.rs")]
+#[path = "support/fake_server.rs"]
+mod fake_server;
+
+use std::path::Path;
+
+use fake_server::{COMPONENT, FakeServer, HOST, Peer, SECRET};
+use rookery::app::{self, Reload, RunError};
+use rookery::config::Config;
+use rookery::xmpp::envelope::{Envelope, StanzaType};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A running service; it ends when `stop` is dropped or used.
+struct Whole {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+/// Starts the service; `more`: further lines of its configuration.
+fn start(server: &FakeServer, more: &str) -> Whole {
+    let text = format!(
+        "[component]\njid = '{COMPONENT}'\nserver = '{}'\nsecret = '{SECRET}'\nserver_host = '{HOST}'\n\
+         [http]\npublic_url = 'https://{COMPONENT}'\nlisten = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'\n\
+         [store]\nbackend = 'memory'\n{more}",
+        server.address()
+    );
+    let config = Config::parse(&text, Path::new(""), []).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let running = tokio::spawn(app::run(config, Reload::never(), async move { drop(stopped.await) }));
+    Whole { stop, running }
+}
+
+/// What comes in answer to an iq of juliet's with this child, sent to `to`.
+async fn ask(peer: &mut Peer, to: &str, type_: &str, id: &str, child: &str) -> Envelope {
+    peer.send(&format!("<iq type='{type_}' id='{id}' from='juliet@{HOST}/a' to='{to}'>{child}</iq>")).await;
+    loop {
+        let stanza = peer.expect(&format!("the answer to {id}")).await;
+        if stanza.head.id.as_deref() == Some(id) {
+            return stanza;
+        }
+    }
+}
+
+fn pubsub(inner: &str) -> String {
+    format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'>{inner}</pubsub>")
+}
+
+#[tokio::test]
+async fn every_request_is_answered_whatever_size_of_stanzas_the_server_takes() {
+    // The most that goes out, the payload of one item, and how many there are.
+    for (most, payload, items) in [(262_144, 95_000, 3), (26_384, 10_000, 4)] {
+        let server = FakeServer::start().await;
+        let whole = start(&server, &format!("[limits]\nmax_stanza_bytes = {most}\n"));
+        let mut peer = server.login().await;
+        let payload = format!("<x xmlns='urn:x'>{}</x>", "x".repeat(payload - 100));
+        for n in 0..items {
+            let publish = pubsub(&format!("<publish node='n'><item id='{n}'>{payload}</item></publish>"));
+            let published = ask(&mut peer, COMPONENT, "set", &format!("p{n}"), &publish).await;
+            assert_eq!(published.head.type_, StanzaType::Result, "{:?}", published.raw());
+        }
+        // By pages, everything can be had.
+        let (mut seen, mut before) = (0, String::new());
+        while seen < items {
+            let page = format!("<items node='n'/><set xmlns='http://jabber.org/protocol/rsm'>{before}</set>");
+            let answer = ask(&mut peer, COMPONENT, "get", &format!("i{seen}"), &pubsub(&page)).await;
+            let text = String::from_utf8_lossy(answer.raw()).into_owned();
+            assert!(answer.raw().len() <= most && answer.head.type_ == StanzaType::Result, "{text:.300}");
+            let here = text.matches("<item ").count();
+            assert!(here > 0 && here < items, "{here} items with at most {most} bytes");
+            seen += here;
+            before = format!("<after>{}</after>", seen - 1);
+        }
+        // What a client asks for without knowing of pages.
+        let all = ask(&mut peer, COMPONENT, "get", "all", &pubsub("<items node='n'/>")).await;
+        assert!(all.raw().len() <= most && all.head.type_ == StanzaType::Result);
+        drop(whole.stop);
+        drop(peer);
+        whole.running.await.unwrap().unwrap();
+    }
+}
