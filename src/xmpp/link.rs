@@ -66,7 +66,8 @@ pub struct LinkConfig {
     pub keepalive: Duration,
     /// So long it may then stay silent, or not read what we write, before the link counts as dead.
     pub grace: Duration,
-    /// The pause before the second attempt to connect; doubled up to `backoff_max`, and shortened by up to a half.
+    /// The pause before the second attempt to connect; doubled up to `backoff_max`, and shortened by up to a half. Short:
+    /// a machine that starts brings up its XMPP server with us, or a moment later.
     pub backoff: Duration,
     pub backoff_max: Duration,
     /// How long stanzas to ourselves may take before we conclude from what came back.
@@ -91,7 +92,7 @@ impl LinkConfig {
             connect_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(30),
             grace: Duration::from_secs(60),
-            backoff: Duration::from_millis(500),
+            backoff: Duration::from_millis(50),
             backoff_max: Duration::from_secs(30),
             instance_wait: Duration::from_secs(5),
             drain: Duration::from_secs(10),

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::connect::{self, Session};
 use super::reader::{self, Reader};
-use super::{Handler, Instance, LinkState, Shared, Trouble, count, instance, writer};
+use super::{Handler, Instance, LinkConfig, LinkState, Shared, Trouble, count, instance, writer};
 use crate::base::shutdown::{Phase, Shutdown};
 
 /// A session that lasted so long was a good one: the next attempt is a first one again.
@@ -55,7 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, shutdown: Shutdown, handler: Arc<Ha
                 trouble
             }
         };
-        let pause = backoff(&shared, attempts, &trouble);
+        let pause = backoff(&shared.config, attempts, &trouble, shared.ids.fraction());
         attempts = attempts.saturating_add(1);
         // Once is enough for what stays the same.
         if last.as_ref() == Some(&trouble) {
@@ -95,11 +95,12 @@ async fn drained(shared: &Shared, shutdown: &Shutdown) {
     shared.clock.sleep(shared.config.drain).await;
 }
 
-/// Doubled with every attempt, shortened by chance by up to a half, so that not all come back at once.
-fn backoff(shared: &Shared, attempts: u32, trouble: &Trouble) -> Duration {
-    let (first, most) = (shared.config.backoff, shared.config.backoff_max);
+/// Doubled with every attempt, shortened by chance (`fraction`, from 0 to 1) by up to a half, so that not all come back
+/// at once.
+fn backoff(config: &LinkConfig, attempts: u32, trouble: &Trouble, fraction: f64) -> Duration {
+    let (first, most) = (config.backoff, config.backoff_max);
     let full = if trouble.needs_hands() { most } else { first.saturating_mul(1 << attempts.min(16)).min(most) };
-    full.mul_f64(1.0 - shared.ids.fraction() / 2.0)
+    full.mul_f64(1.0 - fraction / 2.0)
 }
 
 /// One session. `None`: it ended because it was to end.
@@ -160,5 +161,26 @@ fn why_written(ended: Result<Result<(), Trouble>, tokio::task::JoinError>) -> Tr
         Ok(Err(trouble)) => trouble,
         Ok(Ok(())) => Trouble::Closed,
         Err(e) => Trouble::Broken { why: e.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jid::BareJid;
+
+    #[test]
+    fn a_server_that_starts_with_us_is_met_at_once_and_one_that_stays_away_is_left_in_peace() {
+        let host = BareJid::new("example.org").unwrap();
+        let config = LinkConfig::new(BareJid::new("c.example.org").unwrap(), "s:1".into(), "x".into(), host);
+        let refused = Trouble::Refused { server: "s:1".into() };
+        let pauses: Vec<_> = (0..20).map(|n| backoff(&config, n, &refused, 0.0)).collect();
+        // It opens its port some 50 ms after we looked for it the first time.
+        assert!(pauses[0] + pauses[1] <= Duration::from_millis(150), "{pauses:?}");
+        assert!(pauses.windows(2).all(|two| two[1] == (two[0] * 2).min(config.backoff_max)), "{pauses:?}");
+        assert_eq!(pauses[19], config.backoff_max);
+        // By chance, never below a half; what needs a person has no hurry.
+        assert_eq!(backoff(&config, 0, &refused, 1.0), pauses[0] / 2);
+        assert_eq!(backoff(&config, 0, &Trouble::WrongSecret { jid: "c".into() }, 0.0), config.backoff_max);
     }
 }
