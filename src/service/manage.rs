@@ -21,7 +21,7 @@ impl Service {
     pub async fn subscriptions(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<Vec<Subscription>, Refusal> {
         let inner = self.clone();
         self.look_through(turn, move |r| {
-            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(r, &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Manage, &node).map_err(|_| Refusal::ManageForbidden)?;
             Ok(r.subscriptions(node.id, &[], LIST_MOST)?.into_iter().map(|(_, s)| s).collect())
         })
@@ -42,7 +42,7 @@ impl Service {
             return Err(Refusal::TooManyChanges);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for ((jid, state), subid) in changes.iter().zip(&subids) {
@@ -80,7 +80,7 @@ impl Service {
     ) -> Result<Vec<(BareJid, Affiliation)>, Refusal> {
         let inner = self.clone();
         self.look_through(turn, move |r| {
-            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(r, &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Manage, &node)?;
             if node.id.0 == 0 {
                 return Ok(vec![(node.creator, Affiliation::Owner)]);
@@ -104,7 +104,7 @@ impl Service {
             return Err(Refusal::TooManyChanges);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for (jid, affiliation) in &changes {

@@ -140,7 +140,8 @@ impl Service {
             let by = bare(&by);
             let place = inner.place_for_write(tx, &service, &by)?;
             let name = name.clone().unwrap_or_else(|| instant.clone());
-            if let Some(node) = inner.find_at(tx.read(), &place, &service, &name)? {
+            let at = NodeAddress { service: service.clone(), name: name.clone() };
+            if let Some(node) = inner.find_for(tx.read(), &place, &at, &by)? {
                 // A node that exists by itself may be "created" by its owner, with a configuration, as clients do.
                 if node.id != NodeId(0) || node.creator != by {
                     return Err(Refusal::NodeExists.into());
@@ -159,7 +160,7 @@ impl Service {
     pub async fn configuration(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<NodeConfig, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(r, &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(r, &node, &bare(&by))?, Verb::Configure, &node)?;
             Ok(node.config)
         })
@@ -172,7 +173,7 @@ impl Service {
         self.decide(turn, move |tx| {
             let by = bare(&by);
             let place = inner.place_for_write(tx, &at.service, &by)?;
-            let node = inner.find_at(tx.read(), &place, &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find_for(tx.read(), &place, &at, &by)?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &by)?, Verb::Configure, &node)?;
             let mut node = inner.materialise(tx, node)?;
             let before = node.config.clone();
@@ -199,7 +200,7 @@ impl Service {
     pub async fn delete(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Delete, &node)?;
             if node.id == NodeId(0) {
                 return Ok(());
@@ -213,7 +214,7 @@ impl Service {
     pub async fn purge(&self, turn: Turn, by: Jid, at: NodeAddress) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Purge, &node)?;
             let mut state = tx.read().node_state(node.id)?;
             // Items from before a node stopped keeping them can still be removed.
@@ -240,7 +241,7 @@ impl Service {
     pub async fn affiliation(&self, turn: Turn, jid: BareJid, at: NodeAddress) -> Result<Affiliation, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(r, &at, &jid)?.ok_or(Refusal::NodeNotFound)?;
             Ok(inner.standing(r, &node, &jid)?.affiliation)
         })
         .await

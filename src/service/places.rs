@@ -6,9 +6,9 @@ use super::{Decided, Inner, Stop, account, node};
 use crate::domain::address::Whom;
 use crate::domain::error::Refusal;
 use crate::domain::event::{Event, NodeRef, What};
-use crate::domain::node::{MICROBLOG, Node, NodeId, NodeKind, NodeName, NodeState};
+use crate::domain::node::{MICROBLOG, Node, NodeAddress, NodeId, NodeKind, NodeName, NodeState};
 use crate::domain::node_config::{AccessModel, NodeConfig};
-use crate::domain::policy::{Standing, Verb, may};
+use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::Affiliation;
 use crate::store::{Account, Counter, Read, Tx};
 
@@ -48,13 +48,30 @@ impl Inner {
         }
     }
 
-    /// The node `name` at `service`. Microblog and comments nodes of an account exist by themselves: one without rows
-    /// yet comes with the id 0, and [`Inner::materialise`] gives it some.
-    pub(super) fn find(&self, r: &dyn Read, service: &BareJid, name: &NodeName) -> Decided<Option<Node>> {
-        let place = self.place(r, service)?;
-        self.find_at(r, &place, service, name)
+    /// The node at an address as far as `by` may know of it; see [`Inner::find_for`].
+    pub(super) fn find(&self, r: &dyn Read, at: &NodeAddress, by: &BareJid) -> Decided<Option<Node>> {
+        let place = self.place(r, &at.service)?;
+        self.find_for(r, &place, at, by)
     }
 
+    /// The node at an address. The comments on a post that `by` may not see are, for `by`, not there: else anybody could
+    /// try out what a closed microblog holds.
+    pub(super) fn find_for(
+        &self,
+        r: &dyn Read,
+        place: &Place,
+        at: &NodeAddress,
+        by: &BareJid,
+    ) -> Decided<Option<Node>> {
+        let there = self.find_at(r, place, &at.service, &at.name)?;
+        Ok(match there {
+            Some(node) if !knows(r, &node, by)? => None,
+            there => there,
+        })
+    }
+
+    /// The node `name` at `service`, whoever asks. Microblog and comments nodes of an account exist by themselves: one
+    /// without rows yet comes with the id 0, and [`Inner::materialise`] gives it some.
     pub(super) fn find_at(
         &self,
         r: &dyn Read,
@@ -144,6 +161,25 @@ pub fn standing(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::R
         };
     }
     Ok(standing)
+}
+
+/// Whether `jid` may know that there is this node. Only of comments can it be that they may not: who neither sees the
+/// post nor belongs to its comments.
+pub(super) fn knows(r: &dyn Read, node: &Node, jid: &BareJid) -> crate::store::kv::Result<bool> {
+    let item = match node.name.commented_item() {
+        Some(item) if node.kind == NodeKind::Comments => item,
+        _ => return Ok(true),
+    };
+    let own = r.standing(node.id, &node.service, jid)?;
+    if own.subscription.is_some() || !matches!(own.affiliation, Affiliation::None | Affiliation::Outcast) {
+        return Ok(true);
+    }
+    let Some(posts) = r.node_named(&node.service, &NodeName::microblog())? else { return Ok(node.creator == *jid) };
+    let standing = r.standing(posts.id, &posts.service, jid)?;
+    let Some(post) = visible(r, &posts, &item)? else { return Ok(false) };
+    let sees =
+        may(standing, Verb::Retrieve, &posts).and_then(|()| may_see(Viewer::Jid { jid, standing }, &posts, &post));
+    Ok(sees.is_ok())
 }
 
 /// A node as whoever decides about access or sends notifications looks at it: a comments node is never more open than

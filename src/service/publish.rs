@@ -152,7 +152,7 @@ impl Inner {
 
     /// The node to publish to, with rows; made now if that is due.
     fn node_for_publish(&self, tx: &mut Tx<'_>, place: &Place, publish: &Publish, by: &BareJid) -> Decided<Node> {
-        let Some(node) = self.find_at(tx.read(), place, &publish.at.service, &publish.at.name)? else {
+        let Some(node) = self.find_for(tx.read(), place, &publish.at, by)? else {
             // Auto-create (XEP-0060 §7.1.4): for who could create it; others learn only that it is not there.
             let missing = |_| Refusal::PublishNodeNotFound;
             if NodeKind::of(&publish.at.name, matches!(place, Place::Account(_))) == NodeKind::Comments {

@@ -2,8 +2,8 @@
 
 use jid::Jid;
 
-use super::places::visible;
-use super::{Service, bare, node};
+use super::places::{knows, visible};
+use super::{Service, Stop, bare, node};
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
 use crate::domain::event::What;
@@ -31,14 +31,20 @@ impl Service {
         }
         self.decide(turn, move |tx| {
             let by = bare(&by);
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
+            let place = inner.place(tx.read(), &at.service)?;
+            let node = inner.find_at(tx.read(), &place, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
+            // Whoever said something may take it back, also where they may not look any more; others learn nothing.
+            let refused = match knows(tx.read(), &node, &by)? {
+                true => |refusal| Stop::Refused(refusal),
+                false => |_| Stop::Refused(Refusal::NodeNotFound),
+            };
             let mut state = tx.read().node_state(node.id)?;
             // Items from before a node stopped keeping them can still be retracted.
             if !node.config.persist_items && state.items == 0 {
-                return Err(Refusal::PersistentItemsOff.into());
+                return Err(refused(Refusal::PersistentItemsOff));
             }
             if node.id == NodeId(0) {
-                return Err(Refusal::ItemNotFound.into());
+                return Err(refused(Refusal::ItemNotFound));
             }
             let standing = inner.standing(tx.read(), &node, &by)?;
             for id in &items {
@@ -51,11 +57,10 @@ impl Service {
                         .is_some_and(|item| item.publisher == by && standing.affiliation != Affiliation::Outcast);
                 if !allowed {
                     let publisher = matches!(standing.affiliation, Affiliation::Publisher);
-                    return Err(match item.is_none() && publisher {
+                    return Err(refused(match item.is_none() && publisher {
                         true => Refusal::ItemNotFound,
                         false => Refusal::RetractForbidden,
-                    }
-                    .into());
+                    }));
                 }
                 let item = item.ok_or(Refusal::ItemNotFound)?;
                 tx.delete_item(node.id, &item)?;

@@ -1,19 +1,20 @@
 //! Reading: items (XEP-0060 §6.5), nodes and their metadata (§5), one's own subscriptions and affiliations (§5.6, §5.7),
-//! and what the web sees. Every path asks `policy::may_see`.
+//! and what the web sees. Every path asks `policy`: whether one may read the node at all (`may`; of its metadata, or ask
+//! to), and of each item whether one may see it (`may_see`).
 
 use bytes::Bytes;
 use jid::{BareJid, Jid};
 
-use super::places::{Place, in_step, visible};
+use super::places::{Place, in_step, knows, visible};
 use super::{Decided, Inner, Service, Stop, bare};
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
 use crate::domain::item::{Item, ItemId};
-use crate::domain::node::{Node, NodeAddress, NodeId, NodeName, NodeState};
+use crate::domain::node::{Node, NodeAddress, NodeId, NodeName};
 use crate::domain::node_config::{AccessModel, NodeConfig};
-use crate::domain::policy::{Verb, Viewer, may, may_see};
+use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::store::{Account, Read};
 
@@ -75,15 +76,23 @@ const VERSIONS: usize = 8;
 /// Pages of nodes that are looked through for those that may be shown.
 const HIDDEN_PAGES: usize = 50;
 
-/// What anybody may know of a node (XEP-0060 §5.4).
+/// What one may know of a node.
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
     pub name: NodeName,
+    /// How to come in: whoever is refused would learn as much.
+    pub access: AccessModel,
+    /// `None`: the node is closed to who asks.
+    pub metadata: Option<Metadata>,
+}
+
+/// What those may know of a node who may read it or ask to (XEP-0060 §5.4).
+#[derive(Clone, Debug)]
+pub struct Metadata {
     pub config: NodeConfig,
     pub creator: BareJid,
     pub created: Timestamp,
     pub subscribers: u64,
-    pub items: u64,
 }
 
 /// What stands at an address, for disco.
@@ -114,7 +123,7 @@ impl Service {
         let few = which.most() <= FEW;
         let look = move |r: &dyn Read| {
             let by = bare(&by);
-            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(r, &at, &by)?.ok_or(Refusal::NodeNotFound)?;
             let standing = inner.standing(r, &node, &by)?;
             may(standing, Verb::Retrieve, &node)?;
             if node.id == NodeId(0) {
@@ -173,7 +182,7 @@ impl Service {
                     }
                     let node = in_step(r, node)?;
                     let standing = inner.standing(r, &node, &by)?;
-                    if may(standing, Verb::Retrieve, &node).is_ok() || may(standing, Verb::Subscribe, &node).is_ok() {
+                    if open_to(standing, &node) && knows(r, &node, &by)? {
                         seen.push(node);
                     }
                 }
@@ -190,20 +199,17 @@ impl Service {
         .await
     }
 
-    /// A node's metadata.
-    pub async fn node_info(&self, turn: Turn, at: NodeAddress) -> Result<NodeInfo, Refusal> {
+    /// A node, with its metadata as far as `by` may have them.
+    pub async fn node_info(&self, turn: Turn, by: BareJid, at: NodeAddress) -> Result<NodeInfo, Refusal> {
         let inner = self.clone();
         self.look(turn, move |r| {
-            let node = inner.find(r, &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
-            let NodeState { subscribers, items, .. } = r.node_state(node.id)?;
-            Ok(NodeInfo {
-                name: node.name,
-                config: node.config,
-                creator: node.creator,
-                created: node.created,
-                subscribers,
-                items,
-            })
+            let node = inner.find(r, &at, &by)?.ok_or(Refusal::NodeNotFound)?;
+            let subscribers = r.node_state(node.id)?.subscribers;
+            let access = node.access();
+            let open = open_to(inner.standing(r, &node, &by)?, &node);
+            let Node { name, config, creator, created, .. } = node;
+            let metadata = open.then_some(Metadata { config, creator, created, subscribers });
+            Ok(NodeInfo { name, access, metadata })
         })
         .await
     }
@@ -355,6 +361,11 @@ fn listed(r: &dyn Read, node: &Node, viewer: Viewer<'_>, item: Item) -> Decided<
         Err(Stop::Refused(_)) => Ok(None),
         Err(failed) => Err(failed),
     }
+}
+
+/// Whether who stands so to the node may read it, or ask to.
+fn open_to(standing: Standing, node: &Node) -> bool {
+    may(standing, Verb::Retrieve, node).is_ok() || may(standing, Verb::Subscribe, node).is_ok()
 }
 
 /// The node, if it was not deleted.

@@ -23,7 +23,7 @@ impl Service {
         }
         self.decide(turn, move |tx| {
             let by = bare(&by);
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &by)?.ok_or(Refusal::NodeNotFound)?;
             let standing = inner.standing(tx.read(), &node, &by)?;
             may(standing, Verb::Subscribe, &node)?;
             if let Some(there) = tx.read().subscription(node.id, &jid)? {
@@ -70,7 +70,7 @@ impl Service {
             return Err(Refusal::InsufficientPrivileges);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::NodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::NodeNotFound)?;
             let there = tx.read().subscription(node.id, &jid)?.ok_or(Refusal::NotSubscribed)?;
             if subid.as_ref().is_some_and(|subid| *subid != there.subid) {
                 return Err(Refusal::InvalidSubid.into());
@@ -93,7 +93,7 @@ impl Service {
     ) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at.service, &at.name)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let Some(there) = tx.read().subscription(node.id, &jid)? else { return Ok(()) };
             let other = subid.as_ref().is_some_and(|subid| *subid != there.subid);

@@ -1,5 +1,5 @@
-//! Service discovery (XEP-0030, XEP-0128): what the component, an account, a node is and can; answered to anybody.
-//! Only what works is listed. XEP-0115 makes a hash of it for presence.
+//! Service discovery (XEP-0030, XEP-0128): what the component, an account, a node is and can; answered to anybody,
+//! a node's metadata to who may read it or ask to. Only what works is listed. XEP-0115 makes a hash of it for presence.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::domain::error::Refusal;
 use crate::domain::node::{MICROBLOG, NodeAddress, NodeKind, NodeName};
 use crate::domain::node_config::{Field, NodeConfig};
 use crate::service::Service;
-use crate::service::retrieve::{Entity, Items, NodeInfo, Page, Which};
+use crate::service::retrieve::{Entity, Items, Metadata, NodeInfo, Page, Which};
 
 /// What can be done with nodes anywhere: names behind `http://jabber.org/protocol/pubsub#` (XEP-0060 §10).
 const PUBSUB_FEATURES: &[&str] = &[
@@ -145,7 +145,7 @@ pub(super) async fn info(r: Request) -> Answer {
     if let Some(name) = node.filter(|node| !r.edge.caps().announced(node, of_account)) {
         let name = NodeName::parse(name).map_err(|_| Refusal::NodeNotFound)?;
         let at = NodeAddress { service: r.to.clone(), name };
-        let found = r.service().node_info(r.turn, at.clone()).await;
+        let found = r.service().node_info(r.turn, r.from.to_bare(), at.clone()).await;
         let info = yet.or(found, || (at.name == NodeName::microblog()).then(|| yet.microblog())).await?;
         return Ok(node_info(&info, r.to.as_str(), of_account));
     }
@@ -184,30 +184,33 @@ impl Unborn {
 
     /// Its microblog.
     fn microblog(&self) -> NodeInfo {
-        NodeInfo {
-            name: NodeName::microblog(),
-            config: NodeConfig::default_for(NodeKind::Microblog),
-            creator: self.by.clone(),
-            created: self.service.clock.now(),
-            subscribers: 0,
-            items: 0,
-        }
+        let config = NodeConfig::default_for(NodeKind::Microblog);
+        let access = config.access_model;
+        let (creator, created) = (self.by.clone(), self.service.clock.now());
+        let metadata = Some(Metadata { config, creator, created, subscribers: 0 });
+        NodeInfo { name: NodeName::microblog(), access, metadata }
     }
 }
 
-/// A node's identity and metadata (XEP-0060 §5.3, §5.4).
+/// A node's identity and metadata (XEP-0060 §5.3, §5.4); of one that is closed to who asks, only what it is and how to
+/// come in.
 fn node_info(info: &NodeInfo, service: &str, of_account: bool) -> Xml {
     let mut w = XmlWriter::new();
     w.open("query", ns::DISCO_INFO).attr("node", info.name.as_str());
     w.open("identity", "").attr("category", "pubsub").attr("type", "leaf");
-    if !info.config.title.is_empty() {
-        w.attr("name", &info.config.title);
+    let title = info.metadata.as_ref().map(|metadata| metadata.config.title.as_str()).unwrap_or_default();
+    if !title.is_empty() {
+        w.attr("name", title);
     }
     w.close();
     for feature in [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PUBSUB] {
         w.open("feature", "").attr("var", feature).close();
     }
     forms::open(&mut w, "result", ns::META_DATA);
+    let Some(Metadata { config, creator, created, subscribers }) = &info.metadata else {
+        forms::field(&mut w, "pubsub#access_model", None, None, &[info.access.as_str()]);
+        return w.finish();
+    };
     // §16.4.3: of the configuration, what concerns who looks for something to read.
     const SHOWN: [&str; 7] = [
         "pubsub#type",
@@ -218,17 +221,17 @@ fn node_info(info: &NodeInfo, service: &str, of_account: bool) -> Xml {
         "pubsub#publish_model",
         "pubsub#max_items",
     ];
-    for Field { var, value, .. } in info.config.fields() {
+    for Field { var, value, .. } in config.fields() {
         if SHOWN.contains(&var) && !value.is_empty() {
             forms::field(&mut w, var, None, None, &[&value]);
         }
     }
     // An account's node belongs, for everybody else, to the account: whose Jabber address that is, is their business.
-    let owner = if of_account { service } else { info.creator.as_str() };
+    let owner = if of_account { service } else { creator.as_str() };
     forms::field(&mut w, "pubsub#creator", Some("jid-single"), None, &[owner]);
     forms::field(&mut w, "pubsub#owner", Some("jid-multi"), None, &[owner]);
-    forms::field(&mut w, "pubsub#creation_date", None, None, &[&info.created.rfc3339()]);
-    forms::field(&mut w, "pubsub#num_subscribers", None, None, &[&info.subscribers.to_string()]);
+    forms::field(&mut w, "pubsub#creation_date", None, None, &[&created.rfc3339()]);
+    forms::field(&mut w, "pubsub#num_subscribers", None, None, &[&subscribers.to_string()]);
     w.finish()
 }
 
