@@ -5,35 +5,38 @@
 //! what is the same when done twice (subscribe, configure): that is simply done again.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use jid::{BareJid, Jid};
 
 use super::envelope::Xml;
 use crate::base::clock::Timestamp;
 
-/// How long an answer is remembered, how many are, and how large one may be.
+/// How long an answer is remembered, how many are, how large one may be, and all together with what keeps them.
 const KEPT: Duration = Duration::from_secs(300);
 const MOST: usize = 20_000;
 const ANSWER_MOST: usize = 8_192;
+const BYTES_MOST: usize = 16 << 20;
+/// What an answer takes beside its own bytes: its key, twice, and its places in both lists.
+const ROW: usize = 200;
 
-/// What makes two writes the same.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Key {
-    from: Jid,
-    to: BareJid,
-    id: String,
-    payload: u64,
-}
+/// What makes two writes the same: their hash, since strangers choose how long ids and addresses are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key([u8; SHA256_OUTPUT_LEN]);
 
 impl Key {
     pub fn new(from: &Jid, to: &BareJid, id: &str, payload: &[u8]) -> Self {
-        // Who finds two payloads of the same hash has deceived nobody but themselves: the sender is in the key.
-        let mut hasher = DefaultHasher::new();
-        hasher.write(payload);
-        Key { from: from.clone(), to: to.clone(), id: id.to_owned(), payload: hasher.finish() }
+        let mut hash = Context::new(&SHA256);
+        for part in [from.as_str().as_bytes(), to.as_str().as_bytes(), id.as_bytes(), payload] {
+            // With its length, so that no part can pass for the end of the one before.
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let mut key = [0; SHA256_OUTPUT_LEN];
+        key.copy_from_slice(hash.finish().as_ref());
+        Key(key)
     }
 }
 
@@ -44,6 +47,8 @@ pub struct Memory(Mutex<Kept>);
 struct Kept {
     answers: HashMap<Key, (Timestamp, Xml)>,
     order: VecDeque<(Timestamp, Key)>,
+    /// Of the answers.
+    bytes: usize,
 }
 
 impl Memory {
@@ -59,13 +64,21 @@ impl Memory {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let Kept { answers, order } = &mut *kept;
-        answers.insert(key.clone(), (now, answer.clone()));
+        let Kept { answers, order, bytes } = &mut *kept;
+        *bytes += answer.len();
+        if let Some((_, before)) = answers.insert(key, (now, answer.clone())) {
+            *bytes -= before.len();
+        }
         order.push_back((now, key));
-        while order.len() > MOST || order.front().is_some_and(|(at, _)| now.since(*at) >= KEPT) {
+        while order.len() > MOST
+            || *bytes + order.len() * ROW > BYTES_MOST
+            || order.front().is_some_and(|(at, _)| now.since(*at) >= KEPT)
+        {
             let Some((at, key)) = order.pop_front() else { break };
-            if answers.get(&key).is_some_and(|(kept, _)| *kept == at) {
-                answers.remove(&key);
+            if answers.get(&key).is_some_and(|(kept, _)| *kept == at)
+                && let Some((_, old)) = answers.remove(&key)
+            {
+                *bytes -= old.len();
             }
         }
     }
@@ -90,5 +103,37 @@ mod tests {
             memory.keep(key(&n.to_string(), b"z"), &answer, then);
         }
         assert_eq!(memory.0.lock().unwrap().answers.len(), MOST);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_bytes_however_long_ids_and_answers_are() {
+        let memory = Memory::default();
+        let (juliet, service) = (Jid::new("juliet@example.org/a").unwrap(), BareJid::new("c.example").unwrap());
+        let then = Timestamp::from_secs(1_000);
+        let long = Xml::canonical("x".repeat(ANSWER_MOST));
+        for n in 0..5_000 {
+            let id = format!("{n}{}", "i".repeat(60_000));
+            memory.keep(Key::new(&juliet, &service, &id, b"x"), &long, then);
+        }
+        assert!(std::mem::size_of::<(Timestamp, Key)>() <= 64, "a key is as long as its parts");
+        let kept = memory.0.lock().unwrap();
+        let bytes: usize = kept.answers.values().map(|(_, answer)| answer.len()).sum();
+        assert!(bytes <= BYTES_MOST && bytes > BYTES_MOST / 2 && kept.bytes == bytes, "{bytes} bytes");
+    }
+
+    #[test]
+    fn the_same_write_remembered_twice_counts_once() {
+        let memory = Memory::default();
+        let (juliet, service) = (Jid::new("juliet@example.org/a").unwrap(), BareJid::new("c.example").unwrap());
+        let key = Key::new(&juliet, &service, "1", b"x");
+        let then = Timestamp::from_secs(1_000);
+        for n in 0..3 {
+            memory.keep(key, &Xml::canonical("<a/>"), then.plus(Duration::from_secs(n)));
+        }
+        assert_eq!(memory.0.lock().unwrap().bytes, 4);
+        let later = Key::new(&juliet, &service, "2", b"x");
+        memory.keep(later, &Xml::canonical("<b/>"), then.plus(KEPT + Duration::from_secs(9)));
+        let kept = memory.0.lock().unwrap();
+        assert_eq!((kept.bytes, kept.answers.len(), kept.order.len()), (4, 1, 1));
     }
 }
