@@ -252,4 +252,20 @@ mod tests {
         assert!(ask(&service, add("alice", "alice@example.org")).await.unwrap_err().contains("taken"));
         assert!(ask(&service, Command::AccountList).await.unwrap().contains("removed"));
     }
+
+    #[tokio::test]
+    async fn a_name_whose_page_would_be_anothers_feed_is_not_given_and_an_account_from_before_is_kept() {
+        let service = service();
+        let add = |name: &str| Command::AccountAdd { name: name.into(), owner: format!("{name}@example.org") };
+        let refused = ask(&service, add("alice.atom")).await;
+        assert!(refused.as_ref().is_err_and(|words| words.contains("reserved")), "{refused:?}");
+        let mut account = service.add_account(parse("old").unwrap(), "old@example.org".parse().unwrap()).await.unwrap();
+        account.name = parse("old.atom").unwrap();
+        let row = account.clone();
+        service.store.commit(Lane::Asked, move |tx| tx.put_account(&row).map(Ok::<(), ()>)).await.unwrap().unwrap();
+        assert!(ask(&service, Command::AccountList).await.unwrap().contains("old.atom"));
+        assert_eq!(service.add_account(account.name.clone(), account.owner.clone()).await, Ok(account));
+        ask(&service, Command::AccountShow { name: "old.atom".into() }).await.unwrap();
+        ask(&service, Command::AccountRemove { name: "old.atom".into() }).await.unwrap();
+    }
 }

@@ -70,6 +70,10 @@ const RESERVED: &[&str] = &[
     "www",
 ];
 
+/// Ends of names that no new account has: `/@alice.atom` is the feed of alice, and other forms of a page may come to
+/// stand beside it.
+const FORMS: &[&str] = &[".atom", ".html", ".json", ".rss", ".xml"];
+
 impl LocalName {
     /// Reads a name; upper case is folded, as JIDs and `acct:` addresses do.
     pub fn parse(text: &str) -> Result<Self, NameError> {
@@ -90,6 +94,12 @@ impl LocalName {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a new account may have this name: its page must not stand at the address of another's feed. An account
+    /// from before this rule keeps its name.
+    pub fn can_be_given(&self) -> bool {
+        !FORMS.iter().any(|form| self.0.ends_with(form))
     }
 }
 
@@ -273,6 +283,19 @@ mod tests {
         assert_eq!(whom("odd~12@social.example.org"), Some(Whom::Nobody));
         assert_eq!(whom("admin@social.example.org"), Some(Whom::Nobody));
         assert_eq!(whom("alice@example.org"), None);
+    }
+
+    #[test]
+    fn no_name_is_given_whose_page_would_be_anothers_feed() {
+        for name in ["alice.atom", "Alice.ATOM", "a.atom.atom", "alice.json"] {
+            assert!(!LocalName::parse(name).unwrap().can_be_given(), "{name}");
+        }
+        for name in ["alice", "atom", "alice.atomic", "atom.alice", "alice-atom"] {
+            assert!(LocalName::parse(name).unwrap().can_be_given(), "{name}");
+        }
+        let alice = LocalName("alice".into());
+        let page = ours().profile_url(&LocalName::parse("alice.atom").unwrap());
+        assert_eq!((&page, ours().account_of(&page)), (&ours().feed_url(&alice), Some(alice)));
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub(super) fn register(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: 
     }
     let names = tx.read().accounts_of(owner)?;
     let has_it = names.iter().any(|account| account.name == *name);
+    if !has_it && !name.can_be_given() {
+        return Err(Refusal::NameReserved.into());
+    }
     // Where every Jabber account has a name waiting for it, nobody takes another's: names are never given back.
     if rules.registration == Registration::Hosts && !has_it && !inner.is_namesake(name, owner) {
         return Err(Refusal::NotYourName.into());
@@ -41,6 +44,9 @@ fn create(inner: &Inner, tx: &mut Tx<'_>, name: &LocalName, owner: &BareJid) -> 
             true => Ok(account),
             false => Err(Refusal::NameTaken.into()),
         };
+    }
+    if !name.can_be_given() {
+        return Err(Refusal::NameReserved.into());
     }
     // Where the web's identities share a domain with Jabber accounts, x@W is one person.
     let addresses = &inner.addresses;

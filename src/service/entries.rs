@@ -116,6 +116,7 @@ impl Inner {
         let rules = self.rules();
         rules.registration != Registration::Closed
             && of_hosts(by, &rules.auto_register_hosts)
+            && name.can_be_given()
             && by.node().is_some_and(|local| local.as_str() == name.as_str())
     }
 

@@ -64,5 +64,5 @@ pub(super) async fn set(r: Request) -> Answer {
 
 /// The name that goes with a Jabber account, if it can be one.
 pub(super) fn own_name(owner: &BareJid) -> Option<LocalName> {
-    LocalName::parse(owner.node()?.as_str()).ok()
+    LocalName::parse(owner.node()?.as_str()).ok().filter(LocalName::can_be_given)
 }
