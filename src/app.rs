@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
@@ -58,11 +58,15 @@ pub enum RunError {
     Client(#[from] BuildError),
     #[error("component.server_host {0:?} is no address")]
     ServerHost(String),
+    /// What was acknowledged is stored; the next start goes on from there.
+    #[error("a part of the service has broken, please report it: {0}")]
+    Broken(String),
     #[error("the store at {} belongs to the user number {uid}: run this as that user, e.g. sudo -u '#{uid}' …", path.display())]
     OtherUser { path: PathBuf, uid: u32 },
 }
 
-/// Runs the service until `stop` says so, then drains it.
+/// Runs the service until `stop` says so, or a part of it panics, then drains it. A service without one of its parts would
+/// look alive and do half of its work: it ends with an error, so that who watches over it starts it again.
 pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown::channel();
     let (clock, ids) = (Clock::system(), Ids::system());
@@ -85,7 +89,7 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
     let ostatus = OStatus::new(service.clone(), topics.clone(), client);
     let notifier = Notifier::new(store.clone(), link.clone());
     let networks: Vec<Arc<dyn Network>> = vec![Arc::new(notifier), Arc::new(ostatus.clone())];
-    let queue = Queue::start(store.clone(), networks, clock.clone(), ids, shutdown.clone());
+    let mut queue = Queue::start(store.clone(), networks, clock.clone(), ids, shutdown.clone());
 
     let pages = web::router(service.clone(), topics).merge(ostatus.routes());
     tasks.spawn(listener::serve(public, pages, listener::Limits::PUBLIC, shutdown.clone()));
@@ -109,10 +113,28 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
     let systemd = Systemd::from_env();
     systemd.ready();
     tasks.spawn(systemd.clone().follow(link.clone(), shutdown));
-    stop.await;
+    let broken = tokio::select! {
+        () = stop => None,
+        why = panic_in(&mut tasks) => Some(why),
+        why = panic_in(queue.parts()) => Some(why),
+    };
+    if let Some(why) = &broken {
+        tracing::error!("a part of the service has panicked: {why}");
+    }
     systemd.stopping();
     drain(trigger, edge, link, queue, tasks, store).await;
-    Ok(())
+    broken.map_or(Ok(()), |why| Err(RunError::Broken(why.to_string())))
+}
+
+/// Returns when one of `tasks` has panicked. Some end by themselves, having done what they were for.
+async fn panic_in(tasks: &mut JoinSet<()>) -> JoinError {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Err(error) if error.is_panic() => return error,
+            _ => {}
+        }
+    }
+    std::future::pending().await
 }
 
 /// The orderly end: nothing new comes in, what is under way is finished, then everything stops.
@@ -133,7 +155,7 @@ async fn drain(trigger: Trigger, edge: Edge, link: LinkHandle, queue: Queue, mut
         tracing::warn!("the server did not close the link in time");
     }
     trigger.set(Phase::Stopped);
-    queue.ended().await;
+    let _ = tokio::time::timeout(DRAIN, queue.ended()).await;
     let _ = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     tracing::info!("stopped; what is still owed is delivered after the next start");

@@ -5,12 +5,13 @@
 mod fake_server;
 
 use std::path::Path;
+use std::time::Duration;
 
 use fake_server::{COMPONENT, FakeServer, HOST, Peer, SECRET};
 use rookery::app::{self, Reload, RunError};
 use rookery::config::Config;
 use rookery::xmpp::envelope::{Envelope, StanzaType};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// A running service; it ends when `stop` is dropped or used.
@@ -21,16 +22,23 @@ struct Whole {
 
 /// Starts the service; `more`: further lines of its configuration.
 fn start(server: &FakeServer, more: &str) -> Whole {
+    start_with(config(server, more), Reload::never())
+}
+
+fn start_with(config: Config, reload: Reload) -> Whole {
+    let (stop, stopped) = oneshot::channel();
+    let running = tokio::spawn(app::run(config, reload, async move { drop(stopped.await) }));
+    Whole { stop, running }
+}
+
+fn config(server: &FakeServer, more: &str) -> Config {
     let text = format!(
         "[component]\njid = '{COMPONENT}'\nserver = '{}'\nsecret = '{SECRET}'\nserver_host = '{HOST}'\n\
          [http]\npublic_url = 'https://{COMPONENT}'\nlisten = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'\n\
          [store]\nbackend = 'memory'\n{more}",
         server.address()
     );
-    let config = Config::parse(&text, Path::new(""), []).unwrap();
-    let (stop, stopped) = oneshot::channel();
-    let running = tokio::spawn(app::run(config, Reload::never(), async move { drop(stopped.await) }));
-    Whole { stop, running }
+    Config::parse(&text, Path::new(""), []).unwrap()
 }
 
 /// What comes in answer to an iq of juliet's with this child, sent to `to`.
@@ -80,4 +88,20 @@ async fn every_request_is_answered_whatever_size_of_stanzas_the_server_takes() {
         drop(peer);
         whole.running.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_part_that_panics_ends_the_service_with_an_error() {
+    let server = FakeServer::start().await;
+    let (tell, news) = mpsc::channel(1);
+    let reload = Reload { news, set_log_level: Box::new(|_| panic!("on purpose")) };
+    let whole = start_with(config(&server, ""), reload);
+    let mut peer = server.login().await;
+    tell.send(Ok(config(&server, "[log]\nlevel = 'warn'\n"))).await.unwrap();
+    // It still closes its stream.
+    while peer.next().await.is_some() {}
+    drop(peer);
+    let ended = tokio::time::timeout(Duration::from_secs(30), whole.running).await.expect("it lives on").unwrap();
+    assert!(matches!(&ended, Err(RunError::Broken(why)) if why.contains("on purpose")), "{ended:?}");
+    drop(whole.stop);
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
@@ -77,7 +77,7 @@ struct Parts {
 
 /// The running queue.
 pub struct Queue {
-    tasks: Vec<JoinHandle<()>>,
+    tasks: JoinSet<()>,
     stats: Arc<QueueStats>,
     handle: Handle,
 }
@@ -102,11 +102,10 @@ impl Queue {
         let (notes, inbox) = mpsc::unbounded_channel();
         let (ask, asked) = mpsc::unbounded_channel();
         let handle = Handle(notes.clone());
-        let tasks = vec![
-            tokio::spawn(relay::run(parts.clone(), notes.clone(), asked)),
-            tokio::spawn(worker::run(parts.clone(), notes, inbox, ask)),
-            tokio::spawn(sweep::run(parts)),
-        ];
+        let mut tasks = JoinSet::new();
+        tasks.spawn(relay::run(parts.clone(), notes.clone(), asked));
+        tasks.spawn(worker::run(parts.clone(), notes, inbox, ask));
+        tasks.spawn(sweep::run(parts));
         Queue { tasks, stats, handle }
     }
 
@@ -119,10 +118,13 @@ impl Queue {
     }
 
     /// Waits for the parts to end, after [`Phase::Stopped`].
-    pub async fn ended(self) {
-        for task in self.tasks {
-            let _ = task.await;
-        }
+    pub async fn ended(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// The parts, which end after [`Phase::Stopped`]; one that ends before has panicked, and the others are of no use.
+    pub fn parts(&mut self) -> &mut JoinSet<()> {
+        &mut self.tasks
     }
 }
 
