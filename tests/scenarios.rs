@@ -279,3 +279,27 @@ fn no_stanza_makes_the_edge_panic_or_leaves_a_request_without_its_one_answer() {
 fn any_index() -> impl Strategy<Value = Index> {
     any::<Index>()
 }
+
+/// What it costs to read a message is its sender's affair: done where it was let in, and not where all stanzas come in.
+#[tokio::test]
+async fn a_message_is_read_only_after_it_was_let_in() {
+    let fields = "<field var='a'/>".repeat(10_000);
+    let message = format!(
+        "<message from='romeo@example.org/orchard' to='social.example.org'>\
+         <x xmlns='jabber:x:data' type='submit'>{fields}</x></message>"
+    );
+    let world = World::new(Setup::default());
+    let least = |mut what: Box<dyn FnMut() + '_>| {
+        let once = |_| {
+            let begun = std::time::Instant::now();
+            what();
+            begun.elapsed()
+        };
+        (0..5).map(once).min().unwrap()
+    };
+    let parse = || Envelope::parse(message.clone().into(), &Scope::default()).unwrap();
+    let parsed = least(Box::new(|| drop(parse())));
+    let mut messages: Vec<_> = (0..5).map(|_| parse()).collect();
+    let received = least(Box::new(|| world.brings(messages.pop().unwrap())));
+    assert!(received * 4 < parsed, "taken in {received:?}, and the one pass over its bytes takes {parsed:?}");
+}

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use jid::{BareJid, Jid};
 
 use super::dispatch::{Reply, Request};
-use super::envelope::{Envelope, Kind, STANZAS, Stanza, StanzaType, XmlWriter};
+use super::envelope::{Child, Envelope, Kind, STANZAS, Stanza, StanzaType, XmlWriter};
 use super::forms::Form;
 use super::{ns, owner, register};
 use crate::base::turn::Turn;
@@ -19,22 +19,24 @@ use crate::domain::subscription::SubscriptionState;
 use crate::service::Service;
 use crate::service::publish::{Payload, Publish};
 
+/// Whether a message is one that we may have to answer, as far as can be told without reading what is in it.
+pub(super) fn may_be_for_us(envelope: &Envelope) -> bool {
+    let of_a_person = matches!(envelope.head.type_, StanzaType::Absent | StanzaType::Normal | StanzaType::Chat);
+    let old_or_copied = |c: &Child| c.ns == ns::DELAY || c.ns == ns::CARBONS;
+    of_a_person
+        && !envelope.children.iter().any(old_or_copied)
+        && (envelope.child("x", ns::FORM).is_some() || envelope.child("body", STANZAS).is_some())
+}
+
 /// What a message says to us.
-pub(super) enum Said {
+enum Said {
     Words(String),
     Decision(Result<owner::Decision, Refusal>),
 }
 
 impl Said {
-    /// `None`: nothing that is for us to answer.
-    pub fn read(envelope: &Envelope) -> Option<Said> {
-        if !matches!(envelope.head.type_, StanzaType::Absent | StanzaType::Normal | StanzaType::Chat) {
-            return None;
-        }
-        let old_or_copied = |c: &super::envelope::Child| c.ns == ns::DELAY || c.ns == ns::CARBONS;
-        if envelope.children.iter().any(old_or_copied) {
-            return None;
-        }
+    /// `None`: nothing that is for us to answer. Builds trees: only for what was let in.
+    fn read(envelope: &Envelope) -> Option<Said> {
         if let Some(form) = envelope.child("x", ns::FORM) {
             let form = Form::read(&envelope.child_element(form).ok()?).ok()?;
             if let Some(decision) = owner::Decision::read(&form) {
@@ -48,13 +50,14 @@ impl Said {
 }
 
 /// Hears a message. `look`: the sender's turn before the request's own.
-pub(super) async fn hear(r: Request, look: Turn, said: Said, reply: &Reply) -> Result<(), Refusal> {
-    let words = match said {
-        Said::Decision(decision) => {
+pub(super) async fn hear(r: Request, look: Turn, reply: &Reply) -> Result<(), Refusal> {
+    let words = match Said::read(&r.envelope) {
+        None => return Ok(()),
+        Some(Said::Decision(decision)) => {
             drop(look);
             return owner::decide(r, decision?).await;
         }
-        Said::Words(words) => words,
+        Some(Said::Words(words)) => words,
     };
     let asked = match &r.whom {
         Whom::Service => None,

@@ -207,7 +207,9 @@ impl Edge {
     }
 
     fn message(&self, envelope: Envelope, from: Jid, to: BareJid, whom: Whom, reply: Reply) {
-        let Some(said) = chat::Said::read(&envelope) else { return };
+        if !chat::may_be_for_us(&envelope) {
+            return;
+        }
         let sender = from.to_bare();
         let Some(permit) = self.gate().admit(&sender, envelope.raw().len()) else {
             return reply.send(Err(Refusal::Busy));
@@ -216,7 +218,7 @@ impl Edge {
         let (look, turn) = (self.0.turns.take(sender.clone()), self.0.turns.take(sender));
         let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
         tokio::spawn(async move {
-            let heard = AssertUnwindSafe(chat::hear(request, look, said, &reply)).catch_unwind().await;
+            let heard = AssertUnwindSafe(chat::hear(request, look, &reply)).catch_unwind().await;
             match heard {
                 Ok(Ok(())) => {}
                 Ok(Err(refusal)) => reply.send(Err(refusal)),
