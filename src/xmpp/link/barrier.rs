@@ -4,6 +4,7 @@
 //! bookkeeping alone; the lanes put the pings in their place.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -13,6 +14,8 @@ use crate::base::clock::Timestamp;
 const PINGS_MAX: usize = 4;
 /// While one ping is under way, the next waits for so many stanzas more (or for the first to return).
 const PING_EVERY: u64 = 256;
+/// For so long a ping waits for more to prove: else each notification costs the server a ping, and the store a write.
+pub(super) const GATHER: Duration = Duration::from_millis(10);
 
 /// One session's barrier. Positions count its fan-out stanzas from 1.
 #[derive(Debug, Default)]
@@ -23,6 +26,8 @@ pub(super) struct Barrier {
     /// Up to here a queued or answered ping proves.
     covered: u64,
     confirmed: u64,
+    /// Somebody who is not covered has waited for [`GATHER`].
+    due: bool,
     waiters: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
 }
 
@@ -37,10 +42,15 @@ impl Barrier {
         Some(rx)
     }
 
+    /// Who waits for `position` has done so for [`GATHER`].
+    pub fn gathered(&mut self, position: u64) {
+        self.due |= position > self.covered;
+    }
+
     /// The number of a ping to be queued now, behind everything up to `written`; `None` if those under way will do.
     pub fn ping_due(&mut self, written: u64, now: Timestamp) -> Option<u64> {
         let uncovered = self.waiters.last_key_value().is_some_and(|(position, _)| *position > self.covered);
-        let soon = self.pings.is_empty() || written.saturating_sub(self.covered) >= PING_EVERY;
+        let soon = (self.due && self.pings.is_empty()) || written.saturating_sub(self.covered) >= PING_EVERY;
         if !uncovered || !soon || self.pings.len() >= PINGS_MAX {
             return None;
         }
@@ -64,6 +74,7 @@ impl Barrier {
     fn ping(&mut self, written: u64, now: Timestamp) -> u64 {
         self.last_ping += 1;
         self.covered = written;
+        self.due = false;
         self.pings.push_back((self.last_ping, written, now));
         self.last_ping
     }
@@ -93,7 +104,10 @@ mod tests {
     fn a_pong_confirms_what_was_before_its_ping_and_no_more() {
         let mut b = Barrier::default();
         let (mut one, mut two) = (b.wait(1).unwrap(), b.wait(2).unwrap());
+        assert_eq!(b.ping_due(1, NOW), None, "more may come to be proved with it");
+        b.gathered(1);
         assert_eq!(b.ping_due(1, NOW), Some(1));
+        b.gathered(2);
         assert_eq!(b.ping_due(2, NOW), None, "one ping at a time for few stanzas");
         assert!(!b.pong(7));
         assert!(b.pong(1));
@@ -104,6 +118,7 @@ mod tests {
         assert!(b.pong(2));
         assert_eq!(two.try_recv(), Ok(()));
         assert!(b.wait(2).is_none());
+        b.gathered(2);
         assert_eq!(b.ping_due(9, NOW), None, "nobody waits");
     }
 
@@ -112,6 +127,7 @@ mod tests {
         let mut b = Barrier::default();
         let mut one = b.wait(1).unwrap();
         assert_eq!(b.repeat(1, NOW, NOW), None, "nothing was asked");
+        b.gathered(1);
         assert_eq!(b.ping_due(1, NOW), Some(1));
         let (t1, t2) = (Timestamp(1), Timestamp(2));
         assert_eq!(b.repeat(1, Timestamp(-1), t1), None, "its time has not come");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jid::BareJid;
 use tokio::sync::Notify;
 
-use super::barrier::Barrier;
+use super::barrier::{Barrier, GATHER};
 use super::{LinkConfig, LinkLost, SendError, ping};
 use crate::base::clock::{Clock, Timestamp};
 use crate::xmpp::envelope::Stanza;
@@ -167,19 +167,27 @@ impl Lanes {
     }
 
     pub async fn barrier(&self, upto: Position, clock: &Clock) -> Result<(), LinkLost> {
-        let waiting = {
+        let mut waiting = {
             let mut inner = self.lock();
             if !inner.online || inner.session != upto.session {
                 return Err(LinkLost);
             }
-            let waiting = inner.barrier.wait(upto.number);
+            let Some(waiting) = inner.barrier.wait(upto.number) else { return Ok(()) };
             self.ping_if_due(&mut inner, clock.now());
             waiting
         };
-        match waiting {
-            None => Ok(()),
-            Some(waiting) => waiting.await.map_err(|_| LinkLost),
+        tokio::select! {
+            proved = &mut waiting => return proved.map_err(|_| LinkLost),
+            () = clock.sleep(GATHER) => {}
         }
+        {
+            let mut inner = self.lock();
+            if inner.session == upto.session {
+                inner.barrier.gathered(upto.number);
+                self.ping_if_due(&mut inner, clock.now());
+            }
+        }
+        waiting.await.map_err(|_| LinkLost)
     }
 
     /// Queues a ping behind all fan-out so far, if a waiter needs one.
