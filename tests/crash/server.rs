@@ -51,6 +51,8 @@ struct State {
     /// The way to the component that is attached now.
     line: Option<mpsc::UnboundedSender<String>>,
     waiting: HashMap<String, Waiting>,
+    /// Who waits for what the component says to their words, by address.
+    listening: HashMap<String, oneshot::Sender<String>>,
     requests: u64,
 }
 
@@ -108,6 +110,27 @@ impl Server {
             About::Wish(ledger.wishes.len() - 1)
         })
         .await
+    }
+
+    /// Sends a request that somebody else keeps account of; `sent` is called just before it goes out.
+    pub async fn request(&self, from: &str, to: &str, payload: &str, sent: impl Fn()) -> Answer {
+        let enter = |_: &mut Ledger, _| {
+            sent();
+            About::Nothing
+        };
+        self.send("set", from, to, payload, enter).await
+    }
+
+    /// Says words in a chat; gives what is said to that, unless the stream ends first.
+    pub fn say(&self, from: &str, to: &str, words: &str) -> oneshot::Receiver<String> {
+        let (tx, rx) = oneshot::channel();
+        let mut state = self.shared.lock();
+        if let Some(line) = state.line.clone() {
+            state.listening.insert(from.to_owned(), tx);
+            let (from, to, words) = (escape(from), escape(to), escape(words));
+            let _ = line.send(format!("<message type='chat' from='{from}' to='{to}'><body>{words}</body></message>"));
+        }
+        rx
     }
 
     /// Asks until there is an answer that is not lost with a stream.
@@ -242,7 +265,8 @@ impl Shared {
     fn hang_up(&self) {
         let mut state = self.lock();
         state.line = None;
-        let State { ledger, waiting, .. } = &mut *state;
+        let State { ledger, waiting, listening, .. } = &mut *state;
+        listening.clear();
         for (_, waiting) in waiting.drain() {
             settle(ledger, waiting.about, Fate::Unknown);
             let _ = waiting.answer.send(Err(Fate::Unknown));
@@ -419,7 +443,9 @@ impl Drop for Trap {
 }
 
 fn notified(stanza: &Element, shared: &Shared) {
-    let Some(about) = stanza.get_child("event", EVENT).and_then(|event| event.children().next()) else { return };
+    let Some(about) = stanza.get_child("event", EVENT).and_then(|event| event.children().next()) else {
+        return answered_in_words(stanza, shared);
+    };
     let attr = |name: &str| stanza.attr(name).unwrap_or_default().to_owned();
     let place = (attr("from"), about.attr("node").unwrap_or_default().to_owned());
     let (session, at) = (*shared.sessions.borrow(), Instant::now());
@@ -446,6 +472,13 @@ fn notified(stanza: &Element, shared: &Shared) {
         state.ledger.heard.push(heard(item, what));
     }
     shared.heard.fetch_add(1, Ordering::SeqCst);
+}
+
+fn answered_in_words(stanza: &Element, shared: &Shared) {
+    let listener = shared.lock().listening.remove(stanza.attr("to").unwrap_or_default());
+    if let (Some(listener), Some(body)) = (listener, stanza.get_child("body", COMPONENT)) {
+        let _ = listener.send(body.text());
+    }
 }
 
 /// The title of the entry in an item, which must be there with its whole content (see [`entry`]).
