@@ -365,7 +365,7 @@ fn summary(scene: &Scene, figures: &Figures) -> String {
     let lost = book.lost;
     let ends = |values: &[f64]| {
         let (first, last) = (values.first().copied().unwrap_or(0.0), values.last().copied().unwrap_or(0.0));
-        format!("first {first:.0}, last {last:.0}")
+        format!("first {first:.1}, last {last:.1}")
     };
     let middle = |values: &[f64], share: f64| {
         let mut values = values.to_vec();

@@ -249,7 +249,8 @@ impl Book {
             if !subscriber.spans.iter().any(during) {
                 break 'found Some("and was not subscribed");
             }
-            let newest = std::mem::replace(&mut subscriber.newest, subscriber.newest.max(event));
+            let newest = subscriber.newest;
+            subscriber.newest = newest.max(event);
             (event < newest).then_some("too late: a later event came before")
         };
         if let Some(wrong) = wrong {

@@ -127,7 +127,7 @@ impl Scene {
             StdRng::seed_from_u64(next)
         };
         for n in 0..self.scale.accounts {
-            all.spawn(self.clone().write(account(n), format!("a{n}"), 2_000..8_000, rng()));
+            all.spawn(self.clone().write(account(n), format!("a{n}"), 1_500..5_000, rng()));
         }
         for n in 0..FEEDS {
             all.spawn(self.clone().write(cast::feed(n), format!("h{n}"), 5_000..15_000, rng()));
