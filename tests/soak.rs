@@ -76,8 +76,9 @@ async fn a_long_life_with_kills_loses_nothing_and_is_measured() {
         tokio::time::sleep_until((run.begun + *at).into()).await;
         run.play(deed).await;
     }
+    run.be_up().await;
+    run.note_restarts();
     let mut rookery = run.rookery;
-    assert!(support::until(QUIET, || scene.server.is_attached()).await, "the component did not come back");
     scene.end();
     while let Some(ended) = people.join_next().await {
         ended.expect("nobody panics");
@@ -101,7 +102,7 @@ async fn a_long_life_with_kills_loses_nothing_and_is_measured() {
     let book = scene.book();
     assert_eq!((book.owed(false), book.lost), ((0, 0), 0), "lost: {:#?}", book.debts());
     assert_eq!(book.complaints, Vec::<String>::new());
-    assert!(book.xmpp.promised > 500 && book.http.promised > 10, "too little happened to prove anything");
+    assert!(book.xmpp.promised > 300 && book.http.promised > 10, "too little happened to prove anything");
     assert_eq!(book.restarts.len(), run.figures.kills, "somebody was told after each start");
     assert!(whole_columns(&out.join("samples.csv"), Run::COLUMNS.len()), "every column has a figure");
     assert!(whole_columns(&out.join("restarts.csv"), 2), "every column has a figure");
@@ -165,6 +166,8 @@ struct Run {
     length: Duration,
     samples: Table,
     restarts: Table,
+    /// Rows of that.
+    noted: usize,
     last: Last,
     figures: Figures,
 }
@@ -178,7 +181,6 @@ struct Last {
     heard: u64,
     pushes: usize,
     reads: usize,
-    restarts: usize,
 }
 
 /// What is told in the end.
@@ -236,7 +238,6 @@ impl Run {
             heard: scene.server.heard(),
             pushes: 0,
             reads: 0,
-            restarts: 0,
         };
         // The preparations are not measured.
         scene.book().take_latencies();
@@ -248,6 +249,7 @@ impl Run {
             length: plan.length,
             samples: Table::create(&out.join("samples.csv"), &Run::COLUMNS),
             restarts: Table::create(&out.join("restarts.csv"), &["minute", "told_ms"]),
+            noted: 0,
             last,
             figures: Figures::default(),
         }
@@ -264,13 +266,19 @@ impl Run {
         }
     }
 
-    async fn kill(&mut self) {
-        let server = self.scene.server.clone();
+    /// Waits until the component is attached and somebody was told of something since.
+    async fn be_up(&self) {
+        let up = || self.scene.server.is_attached() && !self.scene.book().is_starting();
         assert!(
-            support::until(QUIET, || server.is_attached()).await,
+            support::until(QUIET, up).await,
             "the component did not come back; its last words: {}",
             self.rookery.log().lines().rev().take(5).collect::<Vec<_>>().join("\n")
         );
+    }
+
+    async fn kill(&mut self) {
+        self.be_up().await;
+        let server = self.scene.server.clone();
         Moment::choose(&mut self.rng).come(&mut self.rookery, &server, server.sessions() - 1).await;
         self.rookery.kill();
         self.scene.book().started();
@@ -278,12 +286,24 @@ impl Run {
         self.figures.kills += 1;
     }
 
+    /// A row for each start of which somebody has heard since this was asked last.
+    fn note_restarts(&mut self) {
+        let minute = self.begun.elapsed().as_secs_f64() / 60.0;
+        let new = self.scene.book().restarts[self.noted..].to_vec();
+        for told in &new {
+            self.restarts.row(&[Some(minute), Some(told.as_secs_f64() * 1_000.0)]);
+        }
+        self.noted += new.len();
+    }
+
     async fn sample(&mut self) {
+        self.note_restarts();
         let now = Instant::now();
         let (since_begin, span) = (now - self.begun, (now - self.last.at).as_secs_f64());
         let minute = since_begin.as_secs_f64() / 60.0;
         let pid = self.rookery.pid();
-        let process = pid.and_then(Process::look);
+        // Between two lives there is no memory to speak of.
+        let process = pid.filter(|_| self.scene.server.is_attached()).and_then(Process::look);
         let metrics = support::web::get(&format!("{}/metrics", self.rookery.admin)).await;
         let waiting = metrics.ok().and_then(|page| gauge::figure(&page.body, "rookery_queue_waiting_deliveries"));
         let disk = gauge::on_disk(&self.rookery.folder().join("store")) as f64 / 1024.0;
@@ -292,16 +312,12 @@ impl Run {
         let work = process.as_ref().zip(before).map(|(process, before)| (process.worked - before) / span);
         let mib = |kib: u64| kib as f64 / 1024.0;
 
-        let (times, xmpp, http, lost, restarts) = {
+        let (times, xmpp, http, lost) = {
             let mut book = self.scene.book();
             book.forget();
             let (late, late_http) = book.owed(true);
-            let new = book.restarts[self.last.restarts..].to_vec();
-            (book.take_latencies(), book.xmpp, book.http, book.lost + late + late_http, new)
+            (book.take_latencies(), book.xmpp, book.http, book.lost + late + late_http)
         };
-        for told in &restarts {
-            self.restarts.row(&[Some(minute), Some(told.as_secs_f64() * 1_000.0)]);
-        }
         let heard = self.scene.server.heard();
         let (pushes, reads) = (count(&self.scene.pushes), count(&self.scene.reads));
         let rate = |now: usize, before: usize| Some((now - before) as f64 / span);
@@ -352,7 +368,6 @@ impl Run {
             heard,
             pushes,
             reads,
-            restarts: self.last.restarts + restarts.len(),
         };
     }
 }
@@ -390,7 +405,11 @@ fn summary(scene: &Scene, figures: &Figures) -> String {
         format!("store, MiB | {}, most {:.0}", ends(&figures.disk), middle(&figures.disk, 1.0)),
         format!("restart to first told, ms: p50, most | {:.0}, {:.0}", middle(&restarts, 0.5), middle(&restarts, 1.0)),
         format!("CPU of the component, cores | {:.2}", middle(&figures.work, 0.5)),
-        format!("load of the machine: p50, most | {:.1}, {:.1}", middle(&figures.loads, 0.5), middle(&figures.loads, 1.0)),
+        format!(
+            "load of the machine: p50, most | {:.1}, {:.1}",
+            middle(&figures.loads, 0.5),
+            middle(&figures.loads, 1.0)
+        ),
     ];
     for (at, name) in ["answer", "first notification", "push"].iter().enumerate() {
         let (all, calm) = (times(&figures.all, at), times(&figures.calm, at));

@@ -111,6 +111,11 @@ impl Book {
         self.started = Some(Instant::now());
     }
 
+    /// Whether nobody has yet heard of anything that was sent since the last start.
+    pub fn is_starting(&self) -> bool {
+        self.started.is_some()
+    }
+
     /// A publish or retraction goes out; gives its number.
     pub fn sent(&mut self, place: &Place, item: &str, what: What) -> u64 {
         self.next += 1;

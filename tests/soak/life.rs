@@ -219,8 +219,9 @@ impl Scene {
         };
         self.book().answered(place, number.into_inner(), &fate);
         if fate == Fate::Unknown {
-            // What was in work when the link broke comes to its end first.
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            // A write of the same sender comes behind what may still be in work, should only the link have been cut.
+            let again = self.server.ask("set", by, &place.0, &bound(&place.1)).await;
+            again.unwrap_or_else(|fate| panic!("{by} may not configure {place:?}: {fate:?}"));
             self.look(place).await;
         }
         matches!(fate, Fate::Acknowledged(_))
