@@ -81,7 +81,10 @@ async fn a_long_life_with_kills_loses_nothing_and_is_measured() {
     let mut rookery = run.rookery;
     scene.end();
     while let Some(ended) = people.join_next().await {
-        ended.expect("nobody panics");
+        // Told with everything else that was found.
+        if let Err(why) = ended {
+            scene.book().complain(format!("somebody gave up: {why}"));
+        }
     }
     scene.sites.calm_down();
     let ended = Instant::now();

@@ -327,6 +327,7 @@ impl Scene {
             };
             if !answer.contains(expected) {
                 self.book().complain(format!("{name} said {words:?} and was told {answer:?}"));
+                continue;
             }
             if expected != "Posted" {
                 continue;
@@ -352,8 +353,11 @@ impl Scene {
                 1 => format!("/@a{n}.atom"),
                 2 => format!("/@a{n}"),
                 _ => {
-                    people::items(&self.server, &account(n), &mut Vec::new()).await;
-                    self.reads.fetch_add(1, Ordering::SeqCst);
+                    let (who, place) = (format!("f{}@{HOST}", n % FOLLOWERS), account(n));
+                    match self.server.ask("get", &who, &place.0, &client::items(&place.1)).await {
+                        Ok(_) => self.note_read(),
+                        Err(fate) => self.book().complain(format!("{who} may not read {place:?}: {fate:?}")),
+                    }
                     continue;
                 }
             };
@@ -363,9 +367,7 @@ impl Scene {
                 response.bytes().await.map(|body| (status, body))
             };
             match answer.await {
-                Ok((status, body)) if status == 200 && !body.is_empty() => {
-                    self.reads.fetch_add(1, Ordering::SeqCst);
-                }
+                Ok((status, body)) if status == 200 && !body.is_empty() => self.note_read(),
                 Ok((status, _)) => self.book().complain(format!("GET {path}: {status}")),
                 // Nobody listens while it is down.
                 Err(_) => {
@@ -373,6 +375,10 @@ impl Scene {
                 }
             }
         }
+    }
+
+    fn note_read(&self) {
+        self.reads.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Waits some milliseconds; false if it is the end.
