@@ -305,8 +305,7 @@ impl Run {
         let (since_begin, span) = (now - self.begun, (now - self.last.at).as_secs_f64());
         let minute = since_begin.as_secs_f64() / 60.0;
         let pid = self.rookery.pid();
-        // Between two lives there is no memory to speak of.
-        let process = pid.filter(|_| self.scene.server.is_attached()).and_then(Process::look);
+        let process = pid.and_then(Process::look);
         let metrics = support::web::get(&format!("{}/metrics", self.rookery.admin)).await;
         let waiting = metrics.ok().and_then(|page| gauge::figure(&page.body, "rookery_queue_waiting_deliveries"));
         let disk = gauge::on_disk(&self.rookery.folder().join("store")) as f64 / 1024.0;

@@ -59,7 +59,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// `None` if there is none of this number.
+    /// `None` if there is none of this number, or if it has only been begun.
     pub fn look(pid: u32) -> Option<Process> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let kib = |name: &str| {
@@ -70,8 +70,10 @@ impl Process {
         // The name, in brackets, may hold anything; user and system time are the 12th and 13th field behind it.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+        // Less than a MiB has only what is to become the program and is not yet.
+        let resident = kib("VmRSS").filter(|kib| *kib > 1024)?;
         Some(Process {
-            resident: kib("VmRSS")?,
+            resident,
             anonymous: kib("RssAnon")?,
             peak: kib("VmHWM")?,
             worked: (ticks(11)? + ticks(12)?) / 100.0,
