@@ -1,5 +1,5 @@
 //! A long steady life with kills: nothing that was acknowledged or promised is lost, and memory, store and latency are
-//! measured all the while. `scripts/soak` makes the long run and draws it; docs/soak.md says what came of it.
+//! measured all the while. `scripts/soak` makes the long run and draws it.
 //!
 //! Kills come about once a minute in the first and in the last third. The middle third is one life of the component:
 //! what climbs shows there. Every five minutes or so the link is reset.
