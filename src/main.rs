@@ -157,7 +157,7 @@ struct Named {
     /// As lists name it (hub:12, event:7), or a callback, a Jabber address, a node.
     #[arg(value_name = "DESTINATION")]
     named: Option<String>,
-    /// Every destination at this host.
+    /// Every callback at this host, `reader.example` or `reader.example:8080`; held, also those to come.
     #[arg(long, value_name = "H", conflicts_with = "named")]
     host: Option<String>,
 }

@@ -180,6 +180,46 @@ async fn a_failing_callback_is_shown_held_released_and_tried_at_once_when_a_pers
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_host_gets_nothing_that_comes_either_until_it_is_released() {
+    let mut scene = Scene::begin("fjall").await;
+    scene.post("first").await;
+    scene.subscribe_site("reader", None).await;
+    let callback = scene.site.callback("reader");
+    let host = callback.split('/').nth(2).unwrap().to_owned();
+    // Nothing was ever to be sent there but the question.
+    has(&scene.done(&["queue", "hold", "--host", "127.0.0.1"]), &["the host 127.0.0.1 is held"]);
+    scene.post("second").await;
+    has(&scene.shown(&[], "; held").await, &["the host 127.0.0.1 is held", "hub:1", "1 delivery waits"]);
+    // Nobody there is asked for an intent either.
+    let (topic, late) = (format!("{PUBLIC}/@alice.atom"), scene.site.callback("late"));
+    let form = [("hub.mode", "subscribe"), ("hub.topic", &*topic), ("hub.callback", &*late)];
+    assert_eq!(web::post(&scene.rookery.served("/hub"), &form).await.expect("the hub answers").status, 202);
+    scene.shown(&["--host", &host], "asked whether it wants to subscribe").await;
+    // It outlives the process, and can be made without it.
+    assert!(scene.rookery.drain().await.unwrap().success());
+    has(&scene.done(&["queue", "show"]), &["the host 127.0.0.1 is held", "1 delivery waits", "; held"]);
+    has(&scene.done(&["queue", "hold", "--host", "Reader.Example:8080"]), &["the host reader.example:8080 is held"]);
+    scene.rookery.start_again().await;
+    scene.post("third").await;
+    scene.shown(&["--destination", "hub:1"], "2 deliveries wait").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((scene.site.pushes("reader").len(), scene.site.verifications("late").len()), (0, 0));
+
+    let shown = scene.done(&["queue", "show", "--host", &host]);
+    assert!(!shown.contains("reader.example"), "{shown}");
+    for part in ["hub:1", &format!("--host={host}")] {
+        has(&scene.done(&["queue", "release", part]), &["left as before, since the host is held"]);
+    }
+    has(&scene.refused(&["queue", "hold", "--host", "https://reader.example/"]), &["is no host"]);
+    has(&scene.done(&["queue", "release", "--host", "127.0.0.1"]), &["1 host released", "2 destinations released"]);
+    scene.site.push_with("reader", "third").await;
+    scene.site.verified("late").await;
+    has(&scene.shown(&[], "nothing waits to be delivered").await, &["the host reader.example:8080 is held"]);
+    has(&scene.done(&["queue", "release", "--all"]), &["1 host released"]);
+    has(&scene.done(&["queue", "release", "--all"]), &["nothing is held there"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_on_a_stopped_service_counts_when_it_starts() {
     let mut scene = Scene::begin("sled").await;
     scene.post("first").await;

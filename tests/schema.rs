@@ -237,6 +237,7 @@ fn write(tx: &mut Tx<'_>) -> Result<(), KvError> {
         tx.put_affiliation(NodeId(1), &bare(&format!("{n}@example.net")), affiliation)?;
     }
     tx.put_contact(&bare("alice@social.example.org"), &bare("romeo@example.net"), &Contact { since: at(12) })?;
+    tx.hold_host("reader.example", true)?;
     tx.next(Counter::Hub);
     tx.put_hub_subscription(NodeId(1), &hub_subscription())
 }
@@ -269,6 +270,7 @@ fn read(r: &dyn Read) -> Result<(), KvError> {
         assert_eq!(r.destination(&state.destination)?, Some(state));
     }
     assert_eq!(r.due(&[], 9)?.len(), 3);
+    assert!(r.held_hosts()?.holds(Some("reader.example:8080")));
     for subscription in subscriptions() {
         assert_eq!(r.subscription(NodeId(1), &subscription.jid)?, Some(subscription));
     }

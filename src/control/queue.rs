@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use url::Host;
+
 use super::{Desk, Selection};
 use crate::base::clock::Timestamp;
 use crate::base::jid::read_bare_jid;
@@ -12,7 +14,7 @@ use crate::domain::event::{Event, What};
 use crate::domain::hub::Mode;
 use crate::domain::node::{NodeId, NodeName};
 use crate::service::Service;
-use crate::service::deliveries::{Act, Shown, Tally, Which, Whither};
+use crate::service::deliveries::{Act, Shown, Tally, Which, Whither, is_host};
 use crate::store::StoreError;
 use crate::store::tables::HELD;
 
@@ -50,8 +52,12 @@ pub(super) async fn list(service: &Service, what: Selection, limit: usize, after
     let first = cursor.is_empty();
     let page = service.queue_page(which.clone(), cursor, limit.clamp(1, LIST_MOST)).await;
     let (shown, next) = page.map_err(words)?;
-    let mut lines: Vec<String> = shown.iter().flat_map(|shown| describe(shown, now, false)).collect();
-    if lines.is_empty() {
+    let mut lines = match first {
+        true => held_hosts(service, &which).await?,
+        false => Vec::new(),
+    };
+    lines.extend(shown.iter().flat_map(|shown| describe(shown, now, false)));
+    if shown.is_empty() {
         lines.push("nothing waits to be delivered".to_owned());
     }
     if let Some(next) = next {
@@ -64,6 +70,20 @@ pub(super) async fn list(service: &Service, what: Selection, limit: usize, after
         }
     }
     Ok(lines)
+}
+
+/// The hosts that are held as such, as far as they are meant.
+async fn held_hosts(service: &Service, which: &Which) -> Lines {
+    let held = service.held_hosts().await.map_err(words)?;
+    let meant = held.iter().filter(|host| match which {
+        Which::Host(wanted) => is_host(host, wanted) || is_host(wanted, host),
+        Which::All | Which::These(_) => true,
+    });
+    Ok(meant.map(host_held).collect())
+}
+
+fn host_held(host: &str) -> String {
+    format!("the host {host} is held, also for what comes, until `rookery queue release --host {host}`")
 }
 
 pub(super) async fn parked(service: &Service, limit: usize) -> Lines {
@@ -120,18 +140,17 @@ pub(super) async fn retry(desk: &Desk, what: Selection, progress: &Progress) -> 
 
 pub(super) async fn hold(desk: &Desk, what: Selection, progress: &Progress) -> Lines {
     let which = deliveries_meant(&desk.service, what, "held").await?;
-    let host = matches!(which, Which::Host(_));
+    let mut lines = match &which {
+        Which::Host(host) => vec![host_held(host)],
+        Which::All | Which::These(_) => Vec::new(),
+    };
     let done = act(desk, which, Act::Hold, progress).await?;
-    if done.destinations == 0 {
-        return Err("no such destination is known yet; a host's are, once something was to be sent there".to_owned());
-    }
-    let mut lines = vec![format!(
-        "{} held: {} for them, and what comes, until `rookery queue release`",
-        destinations(done.destinations),
-        waits(done.deliveries)
-    )];
-    if host {
-        lines.push("subscriptions made at that host from now on are not held".to_owned());
+    if lines.is_empty() || done.destinations > 0 {
+        lines.push(format!(
+            "{} held: {} for them, and what comes, until `rookery queue release`",
+            destinations(done.destinations),
+            waits(done.deliveries)
+        ));
     }
     Ok(lines)
 }
@@ -139,10 +158,20 @@ pub(super) async fn hold(desk: &Desk, what: Selection, progress: &Progress) -> L
 pub(super) async fn release(desk: &Desk, what: Selection, progress: &Progress) -> Lines {
     let which = deliveries_meant(&desk.service, what, "released").await?;
     let done = act(desk, which, Act::Release, progress).await?;
-    Ok(match done.destinations {
-        0 => vec!["nothing is held there".to_owned()],
-        n => vec![format!("{} released; {} for them", destinations(n), waits(done.deliveries))],
-    })
+    let mut lines = Vec::new();
+    if done.hosts > 0 {
+        lines.push(format!("{} released", counted(done.hosts, "host", "hosts")));
+    }
+    if done.destinations > 0 {
+        lines.push(format!("{} released; {} for them", destinations(done.destinations), waits(done.deliveries)));
+    }
+    if done.held > 0 {
+        lines.push(format!("{} left as before, since the host is held: release that", destinations(done.held)));
+    }
+    if lines.is_empty() {
+        lines.push("nothing is held there".to_owned());
+    }
+    Ok(lines)
 }
 
 pub(super) async fn discard(desk: &Desk, what: Selection, yes: bool, progress: &Progress) -> Lines {
@@ -238,7 +267,7 @@ async fn deliveries_meant(service: &Service, what: Selection, how: &str) -> Resu
 async fn meant(service: &Service, what: Selection) -> Result<Meant, String> {
     let text = match what {
         Selection::All => return Ok(Meant::Deliveries(Which::All)),
-        Selection::Host(host) => return Ok(Meant::Deliveries(Which::Host(host.to_ascii_lowercase()))),
+        Selection::Host(text) => return Ok(Meant::Deliveries(Which::Host(host_named(&text)?))),
         Selection::Parked => return Ok(Meant::Parked(None)),
         Selection::Destination(text) => text,
     };
@@ -274,6 +303,18 @@ async fn meant(service: &Service, what: Selection) -> Result<Meant, String> {
              or a callback's URL, a Jabber address, or a node as alice@social.example.org/urn:xmpp:microblog:0"
         )),
     }
+}
+
+/// A host as destinations have it, with its port if one was written.
+fn host_named(text: &str) -> Result<String, String> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() => (name, Some(port)),
+        _ => (text, None),
+    };
+    let host = Host::parse(name).map_err(|_| {
+        format!("{text:?} is no host: write reader.example, reader.example:8080, 192.0.2.7 or [2001:db8::7]")
+    })?;
+    Ok(port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}")))
 }
 
 /// The name of a destination in lists and commands.

@@ -9,7 +9,7 @@ use crate::base::clock::Timestamp;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::Event;
 use crate::network::Plan;
-use crate::store::tables::State;
+use crate::store::tables::{HELD, HeldHosts, State};
 use crate::store::{KvError, Lane, StoreError, Tx};
 
 /// Destinations asked of a network at a time.
@@ -36,6 +36,7 @@ pub(super) fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<P
         let mut woken = BTreeMap::new();
         let mut over = Vec::with_capacity(seqs.len());
         let (mut events, mut deliveries, mut dropped) = (0, 0, 0);
+        let held = tx.read().held_hosts()?;
         for seq in &seqs {
             if tx.room() < PAGE * ROWS_EACH + 8 {
                 break;
@@ -60,7 +61,7 @@ pub(super) fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<P
                 }
                 let page = network.plan(*seq, &event, tx.read(), &cursor, room.min(PAGE))?;
                 for plan in &page.plans {
-                    match write(tx, *seq, &event, plan, now)? {
+                    match write(tx, *seq, &event, plan, &held, now)? {
                         true => more += 1,
                         false => dropped += 1,
                     }
@@ -97,7 +98,14 @@ pub(super) fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<P
 }
 
 /// Writes one delivery; whether the destination took it.
-fn write(tx: &mut Tx<'_>, seq: u64, event: &Event, plan: &Plan, now: Timestamp) -> Result<bool, KvError> {
+fn write(
+    tx: &mut Tx<'_>,
+    seq: u64,
+    event: &Event,
+    plan: &Plan,
+    held: &HeldHosts,
+    now: Timestamp,
+) -> Result<bool, KvError> {
     let before = tx.read().destination(&plan.destination)?;
     let mut state = before.clone().unwrap_or_else(|| State::new(plan.destination.clone(), plan.host.clone()));
     if state.waiting >= WAITING_MOST && plan.host.is_some() {
@@ -107,7 +115,10 @@ fn write(tx: &mut Tx<'_>, seq: u64, event: &Event, plan: &Plan, now: Timestamp) 
     state.last_planned = seq;
     state.waiting += 1;
     state.host = plan.host.clone();
-    if state.due.is_none() && !state.held {
+    if held.holds(plan.host.as_deref()) {
+        // Its row says so from now on: the worker asks that, and need not know of hosts.
+        (state.held, state.due) = (true, Some(HELD));
+    } else if state.due.is_none() && !state.held {
         state.due = Some(now.max(state.health.not_before));
     }
     tx.put_destination(before.as_ref(), &state)?;

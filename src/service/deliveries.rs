@@ -10,7 +10,7 @@ use crate::domain::delivery::Destination;
 use crate::domain::event::{Event, What};
 use crate::domain::hub::Mode;
 use crate::domain::node::{NodeId, NodeName};
-use crate::store::tables::{HELD, State, if_readable};
+use crate::store::tables::{HELD, HeldHosts, State, if_readable};
 use crate::store::{KvError, Lane, Read, StoreError, Tx, kv};
 
 /// Destinations read, and rows changed, at a time.
@@ -58,8 +58,10 @@ pub struct Tally {
     pub destinations: u64,
     /// Deliveries that wait there; for [`Act::Drop`] those that were dropped.
     pub deliveries: u64,
-    /// Destinations left as they are, since they are held.
+    /// Destinations left as they are, since they, or their host, are held.
     pub held: u64,
+    /// Hosts that were held as such, or are so no more.
+    pub hosts: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -67,6 +69,7 @@ impl std::ops::AddAssign for Tally {
         self.destinations += other.destinations;
         self.deliveries += other.deliveries;
         self.held += other.held;
+        self.hosts += other.hosts;
     }
 }
 
@@ -219,7 +222,12 @@ impl Service {
             }
             return Ok(tally);
         }
-        let (mut tally, mut cursor, mut seen) = (Tally::default(), Vec::new(), 0);
+        // First of all: what is planned from then on is held as well, or is not.
+        let hosts = match act {
+            Act::Hold | Act::Release => self.hold_hosts(which.clone(), act == Act::Hold).await?,
+            Act::Retry | Act::Drop => 0,
+        };
+        let (mut tally, mut cursor, mut seen) = (Tally { hosts, ..Tally::default() }, Vec::new(), 0);
         loop {
             let from = cursor.clone();
             let page = self.store.read(move |r| r.destinations(&from, PIECE)).await?;
@@ -230,6 +238,29 @@ impl Service {
             let meant = page.into_iter().map(|(_, state)| state).filter(|state| which.is(state));
             tally += self.act_on(meant.map(|state| state.destination).collect(), act, told, progress).await?;
         }
+    }
+
+    /// Holds the host that is meant, also for destinations to come, or releases those that are; how many.
+    async fn hold_hosts(&self, which: Which, hold: bool) -> Result<u64, StoreError> {
+        let answer = self.store.commit(Lane::Asked, move |tx| {
+            let held = tx.read().held_hosts()?;
+            let hosts: Vec<&str> = match &which {
+                Which::Host(host) if hold => vec![host],
+                Which::Host(host) => held.iter().filter(|held| is_host(held, host)).collect(),
+                Which::All if !hold => held.iter().collect(),
+                Which::All | Which::These(_) => Vec::new(),
+            };
+            for host in &hosts {
+                tx.hold_host(host, hold)?;
+            }
+            Ok(Ok::<_, ()>(hosts.len() as u64))
+        });
+        Ok(answer.await?.unwrap_or_default())
+    }
+
+    /// The hosts that are held, each as `name:port`, or as `name` whatever the port.
+    pub async fn held_hosts(&self) -> Result<HeldHosts, StoreError> {
+        self.store.read(|r| r.held_hosts()).await
     }
 
     /// Does `act` with at most a piece of destinations.
@@ -248,7 +279,7 @@ impl Service {
             let of = destination.clone();
             let Some(state) = self.store.read(move |r| r.destination(&of)).await? else { continue };
             let dropped = self.drop_of(&state, progress).await?;
-            tally += Tally { destinations: u64::from(dropped > 0), deliveries: dropped, held: 0 };
+            tally += Tally { destinations: u64::from(dropped > 0), deliveries: dropped, ..Tally::default() };
             told(vec![(destination, state.host)]);
         }
         Ok(tally)
@@ -259,8 +290,13 @@ impl Service {
         let now = self.clock.now();
         let answer = self.store.commit(Lane::Asked, move |tx| {
             let (mut tally, mut changed) = (Tally::default(), Vec::new());
+            let held = tx.read().held_hosts()?;
             for destination in &destinations {
                 let before = tx.read().destination(destination)?;
+                if act == Act::Release && before.as_ref().is_some_and(|state| held.holds(state.host.as_deref())) {
+                    tally.held += 1;
+                    continue;
+                }
                 let Some(state) = changed_state(before.as_ref(), destination, act, now, &mut tally) else { continue };
                 tally.destinations += 1;
                 tally.deliveries += state.waiting;
@@ -341,7 +377,8 @@ impl Service {
     }
 }
 
-fn is_host(of: &str, wanted: &str) -> bool {
+/// Whether `of` (`name:port`) is at `wanted`: the same, or its name.
+pub fn is_host(of: &str, wanted: &str) -> bool {
     of == wanted || of.rsplit_once(':').is_some_and(|(name, _)| name == wanted)
 }
 
@@ -425,10 +462,10 @@ pub fn close_if_drained(tx: &mut Tx<'_>, destination: &Destination) -> Result<bo
         _ => false,
     };
     match (state.held, subscribed && destination.is_lasting()) {
-        // What a person said stays said, also for what is still to come.
-        (true, _) => {}
-        (false, true) => tx.put_destination(Some(&state), &State { due: None, ..state.clone() })?,
-        (false, false) => tx.delete_destination(&state)?,
+        // What a person said stays said, also for what is still to come; to an intent nothing is.
+        (true, _) if !matches!(destination, Destination::Intent(_)) => {}
+        (_, true) => tx.put_destination(Some(&state), &State { due: None, ..state.clone() })?,
+        (_, false) => tx.delete_destination(&state)?,
     }
     Ok(false)
 }

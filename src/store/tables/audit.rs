@@ -137,7 +137,7 @@ impl Auditor<'_> {
     }
 
     fn known_tables(&mut self) -> Result<()> {
-        const KNOWN: &[u8] = b"mnNcitvVuUsbaArjpoXehzdqDwWxk";
+        const KNOWN: &[u8] = b"mnNcitvVuUsbaArjpoXehzdqDHwWxk";
         let mut from = vec![1];
         while let Some((key, _)) = self.r.range(&from, &[u8::MAX; 64], 1, false)?.pop() {
             let table = key.first().copied().unwrap_or_default();
@@ -446,6 +446,7 @@ impl Auditor<'_> {
     }
 
     fn destinations(&mut self) -> Result<()> {
+        self.each_raw(b"H", |_, _, _| Ok(()))?;
         self.each::<State>(b'D', |this, key, state| {
             this.expect(key == destination_key(&state.destination), || format!("{} is another", shown(key)));
             if state.waiting > 0 {

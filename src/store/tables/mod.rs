@@ -17,6 +17,7 @@
 //! e<seq>                      Event, to be planned                  h<seq>           Planned
 //! z<seq>                      Event, put aside
 //! d<len><dest><seq>           Delivery            q<due><dest>      Due              D<dest>  State
+//! H<host>                     (): a person holds what goes to this host
 //! w<nid><callback>            HubSubscription     W<id>             (NodeId, callback)
 //! x<nid>                      the Event after which the sweep looks at the node
 //! X<virtual>                  (): an account that has ended, whose nodes the sweep takes away
@@ -50,7 +51,7 @@ pub use accounts::Account;
 pub use audit::{Audit, audit};
 use counters::last_number;
 pub use counters::{Counter, Counters};
-pub use queue::{Due, HELD, Pins, Planned, State};
+pub use queue::{Due, HELD, HeldHosts, Pins, Planned, State};
 pub use subscriptions::RESOURCES_MOST;
 pub use tally::Tally;
 
@@ -203,6 +204,9 @@ fn due_key(due: Timestamp, destination: &Destination) -> Vec<u8> {
 }
 fn destination_key(destination: &Destination) -> Vec<u8> {
     Key::new(b'D').end(&destination.key())
+}
+fn held_key(host: &str) -> Vec<u8> {
+    Key::new(b'H').end(host.as_bytes())
 }
 fn hub_key(nid: NodeId, callback: &str) -> Vec<u8> {
     Key::new(b'w').num(nid.0).end(callback.as_bytes())

@@ -1,5 +1,7 @@
 //! Events, deliveries, who is due, and how destinations fare.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::*;
@@ -54,6 +56,22 @@ pub const HELD: Timestamp = Timestamp(i64::MAX);
 impl State {
     pub fn new(destination: Destination, host: Option<String>) -> Self {
         State { destination, host, due: None, last_planned: 0, waiting: 0, held: false, health: Health::default() }
+    }
+}
+
+/// The hosts that a person holds, each as `name:port`, or as `name` whatever the port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HeldHosts(BTreeSet<String>);
+
+impl HeldHosts {
+    /// Whether nothing is to be sent to a destination at `host` (`name:port`).
+    pub fn holds(&self, host: Option<&str>) -> bool {
+        let name = |host: &str| host.rsplit_once(':').is_some_and(|(name, _)| self.0.contains(name));
+        host.is_some_and(|host| self.0.contains(host) || name(host))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
     }
 }
 
@@ -122,6 +140,12 @@ impl dyn Read + '_ {
     pub fn due(&self, cursor: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Due)>> {
         let from = if cursor.is_empty() { Vec::new() } else { next_key(cursor) };
         rows(self, b"q", &from, limit)
+    }
+
+    pub fn held_hosts(&self) -> Result<HeldHosts> {
+        let rows = self.range(b"H", &after(b"H"), usize::MAX, false)?;
+        let host = |key: &[u8]| String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+        Ok(HeldHosts(rows.iter().map(|(key, _)| host(key)).collect()))
     }
 
     pub fn destination(&self, destination: &Destination) -> Result<Option<State>> {
@@ -281,6 +305,14 @@ impl Tx<'_> {
             }
         }
         self.put(destination_key(&state.destination), encode(state))
+    }
+
+    /// Notes that a person holds a host, or does so no more. Destinations there have rows of their own, which say so too.
+    pub fn hold_host(&mut self, host: &str, held: bool) -> Result<()> {
+        match held {
+            true => self.put(held_key(host), encode(&())),
+            false => self.delete(held_key(host)),
+        }
     }
 
     /// Forgets a destination without deliveries.
