@@ -197,6 +197,14 @@ impl World {
         self.site.questions(callback)
     }
 
+    /// The reason of the denial that comes as the second question to a callback.
+    async fn denied(&self, callback: &str) -> String {
+        let query = self.questions(callback, 2).await.remove(1).query;
+        assert_eq!((query["hub.mode"].as_str(), query["hub.topic"].as_str()), ("denied", TOPIC));
+        assert!(!query.contains_key("hub.challenge"));
+        query["hub.reason"].clone()
+    }
+
     /// Until the queue has nothing left to do at this time.
     async fn quiet(&self) {
         until("a quiet queue", async || {
@@ -662,8 +670,85 @@ async fn a_closed_feed_takes_no_subscribers_and_is_not_pushed() {
     world.quiet().await;
     assert!(world.site.pushes("/cb").is_empty());
     world.house.configure("pubsub#access_model", "open").await;
+    world.subscribe("/cb", &[]).await;
     world.house.publish("two", "In the open").await;
     assert_eq!(world.pushes("/cb", 1).await[0].titles()[0], "In the open");
+}
+
+/// WebSub §5.2, at once: nobody has to post something before.
+#[tokio::test]
+async fn a_feed_that_is_closed_ends_its_subscriptions_and_says_so() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.house.configure("pubsub#title", "Alice").await;
+    world.house.configure("pubsub#access_model", "whitelist").await;
+    assert_eq!(world.denied("/cb").await, "the feed is not public any more");
+    until("the end", async || world.subscription("/cb").await.is_none()).await;
+    world.quiet().await;
+    assert!(world.site.pushes("/cb").is_empty());
+}
+
+#[tokio::test]
+async fn who_asked_for_a_feed_that_was_closed_meanwhile_is_told_so() {
+    let world = World::new().await;
+    world.site.set("/cb", Manner::Status(500));
+    world.ask("subscribe", "/cb", &[]).await;
+    world.questions("/cb", 1).await;
+    world.house.configure("pubsub#access_model", "whitelist").await;
+    until("a second question", async || {
+        world.house.advance(1);
+        world.site.questions("/cb").len() >= 2
+    })
+    .await;
+    assert_eq!(world.denied("/cb").await, "the feed is not public any more");
+    world.quiet().await;
+    assert!(world.subscription("/cb").await.is_none());
+}
+
+#[tokio::test]
+async fn a_feed_that_is_opened_again_before_that_was_told_goes_on() {
+    let mut world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.trigger.set(Phase::Stopped);
+    world.queue.take().unwrap().ended().await;
+    world.house.configure("pubsub#access_model", "whitelist").await;
+    world.house.publish("one", "Meanwhile").await;
+    world.house.configure("pubsub#access_model", "open").await;
+    let (_queue, _trigger) = start_queue(&world.house);
+    assert_eq!(world.pushes("/cb", 1).await[0].titles()[0], "Meanwhile");
+    world.quiet().await;
+    assert!(world.subscription("/cb").await.is_some() && world.site.questions("/cb").len() == 1);
+}
+
+#[tokio::test]
+async fn an_account_that_ends_ends_its_subscriptions_and_says_so() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.house.remove_account().await;
+    // Its nodes are taken away by and by.
+    until("the sweep", async || {
+        world.house.advance(1);
+        world.site.questions("/cb").len() >= 2
+    })
+    .await;
+    assert_eq!(world.denied("/cb").await, "the feed was deleted");
+    world.quiet().await;
+    let left = world.house.store.read(|r| r.all_hub_subscriptions(&[], 10)).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Also who is to get a post at the time.
+#[tokio::test]
+async fn who_waits_for_a_post_of_an_account_that_has_ended_is_told_that() {
+    let mut world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.trigger.set(Phase::Stopped);
+    world.queue.take().unwrap().ended().await;
+    world.house.publish("one", "Too late").await;
+    world.house.remove_account().await;
+    let (_queue, _trigger) = start_queue(&world.house);
+    assert_eq!(world.denied("/cb").await, "the account has ended");
+    assert!(world.site.pushes("/cb").is_empty());
 }
 
 // ---- distribution ----

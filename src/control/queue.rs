@@ -388,6 +388,7 @@ fn told_of(event: &Event) -> String {
         What::LastItem { jid, item, .. } => format!("the last item {:?} of {node}, for {jid}", item.as_str()),
         What::Requested { jid, .. } => format!("{jid} asks to subscribe to {node}"),
         What::Verify(intent) => format!("{} asks for {}", intent.callback, intent.topic),
+        What::Closed => format!("{node} is not public any more"),
     }
 }
 

@@ -49,6 +49,8 @@ pub enum What {
     Requested { jid: Jid, subid: String },
     /// To one HTTP subscriber: the hub asks for its intent (WebSub §5.3).
     Verify(Intent),
+    /// To the HTTP subscribers: the feed is not public any more, and their subscriptions end (WebSub §5.2).
+    Closed,
 }
 
 impl What {

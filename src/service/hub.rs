@@ -29,6 +29,12 @@ impl Service {
         })
         .await
     }
+
+    /// Refused unless `name` has a public feed now.
+    pub async fn hub_topic(&self, name: LocalName) -> Result<(), Refusal> {
+        let inner = self.clone();
+        self.glance(move |r| inner.public_microblog(r, &name).map(drop)).await
+    }
 }
 
 /// Writes what a verified intent means (WebSub §5.3): part of the Change that ends its delivery. Verifying the same

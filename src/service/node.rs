@@ -10,7 +10,7 @@ use crate::domain::error::Refusal;
 use crate::domain::event::{Event, What};
 use crate::domain::item::ItemId;
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeName};
-use crate::domain::node_config::{FieldError, NodeConfig};
+use crate::domain::node_config::{AccessModel, FieldError, NodeConfig};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::Affiliation;
 use crate::store::{Read, Tx, kv};
@@ -190,6 +190,9 @@ impl Service {
             let seq = advance(tx, node.id, inner.clock.now())?;
             if node.config.notify_config {
                 tx.emit(&inner.event(&node, seq, What::Configured))?;
+            }
+            if before.access_model == AccessModel::Open && node.config.access_model != AccessModel::Open {
+                tx.emit(&inner.event(&node, seq, What::Closed))?;
             }
             Ok(())
         })

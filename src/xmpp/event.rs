@@ -58,7 +58,7 @@ pub fn event_body(event: &Event, config: &NodeConfig, payload: Option<&Bytes>) -
             w.attr("subid", subid).attr("subscription", state.map_or("none", |state| state.as_str()));
         }
         What::Requested { jid, subid } => requested(&mut w, node, jid, subid),
-        What::Verify(_) => return None,
+        What::Verify(_) | What::Closed => return None,
     }
     Some(w.finish())
 }

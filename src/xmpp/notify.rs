@@ -91,7 +91,7 @@ impl Network for Notifier {
             }
             What::Subscription { jid, .. } | What::LastItem { jid, .. } => vec![to(one(&jid.to_bare()))],
             What::Requested { .. } => owners(view, event)?.iter().map(|owner| to(one(owner))).collect(),
-            What::Verify(_) => Vec::new(),
+            What::Verify(_) | What::Closed => Vec::new(),
         };
         Ok(PlanPage { plans, next: None })
     }

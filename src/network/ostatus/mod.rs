@@ -111,8 +111,8 @@ fn changes_topic(event: &Event, view: &dyn Read) -> kv::Result<bool> {
     Ok(match &event.what {
         // What has no atom:id is the feed's own metadata, which is never shown (XEP-0277 §2.3).
         What::Published { item, .. } => view.item(event.node.id, item)?.is_none_or(|item| item.atom_id.is_some()),
-        // What is deleted ends the subscription, and that is told.
-        What::Retracted { .. } | What::Purged | What::Deleted => true,
+        // What is deleted or closed ends the subscription, and that is told.
+        What::Retracted { .. } | What::Purged | What::Deleted | What::Closed => true,
         _ => false,
     })
 }

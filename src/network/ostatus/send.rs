@@ -40,11 +40,19 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
         let why = "too many callbacks are asked in its network".to_owned();
         return Outcome::Retry { why, after: Some(Duration::from_secs(seconds.into())), scope: Scope::Destination };
     }
+    // WebSub §5.2: what was closed since it was asked for is denied.
+    let closed = match inner.account_of(&task.event) {
+        Some(name) if intent.mode == Mode::Subscribe => inner.service.hub_topic(name).await.err().and_then(over),
+        _ => None,
+    };
     let request = Request {
         redirects: Redirects::None,
         // One byte more than the right answer has: a longer one is not equal.
         limits: Limits { body: intent.challenge.len() + 1, overlong: Overlong::Cut, total: Duration::from_secs(30) },
-        ..Request::get(question(callback, intent))
+        ..Request::get(match closed {
+            Some(reason) => denial(callback, &intent.topic, reason),
+            None => question(callback, intent),
+        })
     };
     // A connection kept open would lead the next question for this name to where the last one went.
     let request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
@@ -52,6 +60,9 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
         Ok(response) => response,
         Err(error) => return failed(&error),
     };
+    if let Some(reason) = closed {
+        return Outcome::Refused(reason.to_owned());
+    }
     let status = response.status;
     if status.is_success() {
         // WebSub §5.3.1: the body must be the challenge. Without this check anybody could have us flood anybody.
@@ -86,17 +97,18 @@ fn question(mut callback: Url, intent: &Intent) -> Url {
     callback
 }
 
+/// The callback with the word that nothing comes of a subscription, or nothing more (WebSub §5.2).
+fn denial(mut callback: Url, topic: &str, reason: &str) -> Url {
+    callback
+        .query_pairs_mut()
+        .append_pair("hub.mode", "denied")
+        .append_pair("hub.topic", topic)
+        .append_pair("hub.reason", reason);
+    callback
+}
+
 /// Brings `tasks`, in order, to the subscriber `id`. One push tells all of them that it shows.
 pub(super) async fn distribute(inner: &Inner, id: u64, tasks: &[Task], report: &Report) {
-    if tasks.iter().any(|task| task.event.what == What::Deleted) {
-        // Nothing of what came before can be shown any more.
-        let outcome = deny(inner, id, "the feed was deleted").await;
-        let told = if matches!(outcome, Outcome::Retry { .. }) { 1 } else { tasks.len() };
-        for task in tasks.iter().take(told) {
-            report.ended(task.seq, outcome.clone());
-        }
-        return;
-    }
     let mut rest = tasks;
     while !rest.is_empty() {
         let (told, outcome) = match next_push(inner, id, rest).await {
@@ -121,22 +133,10 @@ pub(super) async fn distribute(inner: &Inner, id: u64, tasks: &[Task], report: &
 
 /// Tells a subscriber that the hub ends its subscription (WebSub §5.2). Nothing is made of the answer: only who cannot
 /// be reached is told later.
-async fn deny(inner: &Inner, id: u64, reason: &str) -> Outcome {
-    let subscription = match inner.service.store.read(move |r| r.hub_subscription_by_id(id)).await {
-        Ok(Some((_, subscription))) => subscription,
-        Ok(None) => return Outcome::Gone("the subscription has ended".to_owned()),
-        Err(error) => return not_now(error.to_string()),
-    };
+async fn deny(inner: &Inner, subscription: &HubSubscription, reason: &str) -> Outcome {
     let ended = Outcome::Gone(reason.to_owned());
-    let Ok(mut callback) = Url::parse(&subscription.callback) else { return ended };
-    if subscription.until <= inner.service.clock.now() {
-        return ended;
-    }
-    callback
-        .query_pairs_mut()
-        .append_pair("hub.mode", "denied")
-        .append_pair("hub.topic", &subscription.topic)
-        .append_pair("hub.reason", reason);
+    let Ok(callback) = Url::parse(&subscription.callback) else { return ended };
+    let callback = denial(callback, &subscription.topic, reason);
     let limits = Limits { body: 1, overlong: Overlong::Cut, total: Duration::from_secs(30) };
     let request = Request { redirects: Redirects::None, limits, ..Request::get(callback) };
     match inner.client.fetch(request).await {
@@ -151,7 +151,8 @@ async fn deny(inner: &Inner, id: u64, reason: &str) -> Outcome {
     }
 }
 
-/// What to send now: to whom, the document, and how many of `tasks` it tells. Errors: the outcome of all of them.
+/// What to send now: to whom, the document, and how many of `tasks` it tells. Errors: the outcome of all of them; who is
+/// subscribed to what cannot be had any more was told so.
 async fn next_push(inner: &Inner, id: u64, tasks: &[Task]) -> Result<(HubSubscription, Arc<Topic>, usize), Outcome> {
     let read = inner.service.store.read(move |r| r.hub_subscription_by_id(id)).await;
     let (_, subscription) = match read {
@@ -163,10 +164,19 @@ async fn next_push(inner: &Inner, id: u64, tasks: &[Task]) -> Result<(HubSubscri
         // WebSub §5.1: a subscription ends with its lease.
         return Err(Outcome::Gone("the lease has ended".to_owned()));
     }
+    if tasks.iter().any(|task| task.event.what == What::Deleted) {
+        // Nothing of what came before can be shown any more.
+        return Err(deny(inner, &subscription, "the feed was deleted").await);
+    }
     let name = tasks.first().and_then(|task| inner.account_of(&task.event));
     let name = name.ok_or_else(|| Outcome::Gone("the topic has ended".to_owned()))?;
-    let (topic, told) = choose(inner, &name, tasks).await.map_err(unreadable)?;
-    Ok((subscription, topic, told))
+    match choose(inner, &name, tasks).await {
+        Ok((topic, told)) => Ok((subscription, topic, told)),
+        Err(refusal) => Err(match over(refusal) {
+            Some(reason) => deny(inner, &subscription, reason).await,
+            None => not_now(refusal.to_string()),
+        }),
+    }
 }
 
 /// The document that tells the first of `tasks`, and how many it tells. Mostly the topic as it is, which tells all. Where
@@ -258,13 +268,12 @@ fn failed(error: &FetchError) -> Outcome {
     }
 }
 
-/// Why the topic cannot be had.
-fn unreadable(refusal: Refusal) -> Outcome {
+/// Why a topic that is refused so is over; `None` if it may be had later.
+fn over(refusal: Refusal) -> Option<&'static str> {
     match refusal {
-        Refusal::Busy | Refusal::StoreFailed => not_now(refusal.to_string()),
-        Refusal::NoSuchAccount => Outcome::Gone("the account has ended".to_owned()),
-        // Closed now; it may be opened again.
-        _ => Outcome::Refused("the feed is not public any more".to_owned()),
+        Refusal::NoSuchAccount => Some("the account has ended"),
+        Refusal::RetrieveForbidden => Some("the feed is not public any more"),
+        _ => None,
     }
 }
 
