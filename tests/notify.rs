@@ -446,6 +446,66 @@ fn config(server: &FakeServer, folder: &Path) -> Config {
     Config::parse(&text, folder, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// The store of a service that has ended, as soon as the last of its tasks has let go of it.
+async fn reopened(config: &Config) -> Store {
+    for _ in 0..1500 {
+        match app::open(config).await {
+            Err(rookery::store::OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the store stays locked")
+}
+
+/// RFC 6121 §3.2: as when a server's own account goes. Told anew if it is not known to be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_had_a_presence_subscription_to_an_account_that_ends_is_told_so() {
+    let server = FakeServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(app::run(config(&server, folder.path()), app::Reload::never(), async move {
+        let _ = stopped.await;
+    }));
+    let mut peer = server.login().await;
+    let register = |inner: &str| {
+        format!(
+            "<iq type='set' id='r' from='alice@{HOST}/a' to='{COMPONENT}'><query xmlns='jabber:iq:register'>{inner}\
+             </query></iq>"
+        )
+    };
+    peer.send(&register("<username>alice</username>")).await;
+    assert_eq!(peer.expect("the registration").await.head.type_, StanzaType::Result);
+    peer.send(&format!("<presence type='subscribe' from='romeo@{HOST}' to='alice@{COMPONENT}'/>")).await;
+    assert_eq!(peer.expect("the approval").await.head.type_, StanzaType::Subscribed);
+    peer.expect("the first presence").await;
+    peer.send(&register("<remove/>")).await;
+    assert_eq!(peer.expect("the end").await.head.type_, StanzaType::Result);
+    for round in 0..2 {
+        let ended = peer.expect("the end of the subscription").await;
+        assert_eq!(ended.head.type_, StanzaType::Unsubscribed, "{round}");
+        assert_eq!(ended.head.from.jid().unwrap().to_string(), format!("alice@{COMPONENT}"));
+        assert_eq!(ended.head.to.jid().unwrap().to_string(), format!("romeo@{HOST}"));
+        assert_eq!(peer.expect("nobody is there").await.head.type_, StanzaType::Unavailable, "{round}");
+        if round == 0 {
+            // Written, and never known to be read.
+            drop(peer);
+            peer = server.login().await;
+        }
+    }
+    let _ = stop.send(());
+    while let Some(envelope) = peer.next().await {
+        assert_eq!(envelope.head.kind, Kind::Iq, "a ping, and nothing that was told already");
+        peer.answer(&envelope).await;
+    }
+    peer.send("</stream:stream>").await;
+    running.await.unwrap().unwrap();
+    let store = reopened(&config(&server, folder.path())).await;
+    for table in b"rX" {
+        let rows = store.read(|r| Ok(r.range(&[*table], &[*table + 1], 10, false)?.len())).await.unwrap();
+        assert_eq!(rows, 0, "rows of {}", char::from(*table));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_done_before_the_end_was_answered() {
     let server = FakeServer::start().await;
@@ -481,7 +541,7 @@ async fn what_was_done_before_the_end_was_answered() {
     }
     peer.send("</stream:stream>").await;
     running.await.unwrap().unwrap();
-    let store = app::open(&config(&server, folder.path())).await.unwrap();
+    let store = reopened(&config(&server, folder.path())).await;
     let stored = store.read(|r| Ok(r.range(b"i", b"j", 10_000, false)?.len())).await.unwrap();
     assert_eq!(stored, done, "stored and answered; {later} were told to come again");
     assert!(done > 50, "nothing was in work at the end");

@@ -389,6 +389,7 @@ fn told_of(event: &Event) -> String {
         What::Requested { jid, .. } => format!("{jid} asks to subscribe to {node}"),
         What::Verify(intent) => format!("{} asks for {}", intent.callback, intent.topic),
         What::Closed => format!("{node} is not public any more"),
+        What::ContactEnded { jid } => format!("{jid} is no contact of {} any more", event.node.service),
     }
 }
 

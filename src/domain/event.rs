@@ -51,6 +51,9 @@ pub enum What {
     Verify(Intent),
     /// To the HTTP subscribers: the feed is not public any more, and their subscriptions end (WebSub §5.2).
     Closed,
+    /// To a contact of an account that is over: its presence subscription is too (RFC 6121 §3.2). The Event is of no node:
+    /// it names the microblog, by the number 0.
+    ContactEnded { jid: BareJid },
 }
 
 impl What {

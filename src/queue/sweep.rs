@@ -8,7 +8,7 @@ use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
 use crate::domain::hub::HubSubscription;
 use crate::domain::node::{Node, NodeId};
-use crate::service::{node, publish};
+use crate::service::{contact, node, publish};
 use crate::store::{KvError, Lane, StoreError, Tx};
 
 /// Rows removed with one Change; an item takes up to ten more along, with what was said about it.
@@ -105,11 +105,8 @@ async fn end_accounts(parts: &Parts) -> Result<(), StoreError> {
             let (service, now) = (service.clone(), parts.clock.now());
             let piece = parts.store.commit(Lane::Background, move |tx| {
                 let nodes = node::remove_some(tx, &service, now, PIECE)?;
-                let contacts = tx.read().contacts(&service, PIECE)?;
-                for jid in &contacts {
-                    tx.delete_contact(&service, jid)?;
-                }
-                let more = nodes.max(contacts.len()) >= PIECE;
+                let contacts = contact::end_some(tx, &service, now, PIECE)?;
+                let more = nodes.max(contacts) >= PIECE;
                 if !more {
                     tx.unmark_ended(&service)?;
                 }

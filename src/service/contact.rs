@@ -3,9 +3,26 @@
 use jid::BareJid;
 
 use super::Service;
+use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::error::Refusal;
+use crate::domain::event::{Event, NodeRef, What};
+use crate::domain::node::{NodeId, NodeKind, NodeName};
 use crate::domain::subscription::Contact;
+use crate::store::{Tx, kv};
+
+/// Ends at most `limit` of the contacts of an account that is over, with two rows each, and promises to tell them; how
+/// many.
+pub fn end_some(tx: &mut Tx<'_>, account: &BareJid, now: Timestamp, limit: usize) -> kv::Result<usize> {
+    let contacts = tx.read().contacts(account, limit)?;
+    for jid in &contacts {
+        tx.delete_contact(account, jid)?;
+        let (name, kind) = (NodeName::microblog(), NodeKind::Microblog);
+        let node = NodeRef { id: NodeId(0), service: account.clone(), name, kind };
+        tx.emit(&Event { at: now, node, node_seq: 0, what: What::ContactEnded { jid: jid.clone() } })?;
+    }
+    Ok(contacts.len())
+}
 
 impl Service {
     /// Approves `jid` as a contact of the virtual JID `account`. Doing it twice changes nothing.

@@ -58,7 +58,8 @@ pub fn event_body(event: &Event, config: &NodeConfig, payload: Option<&Bytes>) -
             w.attr("subid", subid).attr("subscription", state.map_or("none", |state| state.as_str()));
         }
         What::Requested { jid, subid } => requested(&mut w, node, jid, subid),
-        What::Verify(_) | What::Closed => return None,
+        // The last one is told by a presence.
+        What::Verify(_) | What::Closed | What::ContactEnded { .. } => return None,
     }
     Some(w.finish())
 }

@@ -13,6 +13,7 @@ use jid::{BareJid, Jid};
 use super::envelope::{Stanza, Xml};
 use super::event;
 use super::link::{LinkHandle, Position, SendError};
+use super::presence;
 use crate::base::jid::read_jid;
 use crate::domain::delivery::{Destination, Outcome, Scope};
 use crate::domain::event::{Event, What};
@@ -91,6 +92,7 @@ impl Network for Notifier {
             }
             What::Subscription { jid, .. } | What::LastItem { jid, .. } => vec![to(one(&jid.to_bare()))],
             What::Requested { .. } => owners(view, event)?.iter().map(|owner| to(one(owner))).collect(),
+            What::ContactEnded { jid } => vec![to(one(jid))],
             What::Verify(_) | What::Closed => Vec::new(),
         };
         Ok(PlanPage { plans, next: None })
@@ -182,6 +184,13 @@ impl Inner {
             for ready in ready {
                 let Some(task) = tasks.pop_front() else { break };
                 let seq = task.seq;
+                if let What::ContactEnded { jid } = &task.event.what {
+                    for stanza in presence::ended(&task.event.node.service, jid) {
+                        self.send(stanza, batch).await.map_err(|outcome| (seq, outcome))?;
+                    }
+                    batch.unproved.push(seq);
+                    continue;
+                }
                 match ready {
                     Some(ready) => self.hand_over(task, ready, batch).await.map_err(|outcome| (seq, outcome))?,
                     // Swept away already: nobody is left to be told.
@@ -214,7 +223,7 @@ impl Inner {
         let mut sent = false;
         loop {
             for to in &to {
-                sent |= self.send(&sending, to, batch).await?;
+                sent |= self.send(sending.stanza(to), batch).await?;
             }
             let Some(cursor) = next else { break };
             if batch.since_proof >= PROVE {
@@ -239,8 +248,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn send(&self, sending: &Sending, to: &Jid, batch: &mut Batch) -> Result<bool, Outcome> {
-        let stanza = Stanza::message(&sending.from, to, Some(sending.kind), Some(&sending.id), sending.body.clone());
+    async fn send(&self, stanza: Stanza, batch: &mut Batch) -> Result<bool, Outcome> {
         match self.link.fanout(stanza, batch.last).await {
             Ok(position) => {
                 batch.last = Some(position);
@@ -249,7 +257,7 @@ impl Inner {
             }
             // Ours to mend, and no use to repeat.
             Err(error @ (SendError::ForeignFrom(_) | SendError::TooBig { .. })) => {
-                tracing::error!(%error, %to, "a notification cannot be sent");
+                tracing::error!(%error, destination = ?batch.destination, "a notification cannot be sent");
                 Ok(false)
             }
             Err(SendError::LinkDown) => Err(closed()),
@@ -326,6 +334,12 @@ struct Sending {
     id: String,
     kind: &'static str,
     body: Xml,
+}
+
+impl Sending {
+    fn stanza(&self, to: &Jid) -> Stanza {
+        Stanza::message(&self.from, to, Some(self.kind), Some(&self.id), self.body.clone())
+    }
 }
 
 /// A lost link is waited for, not backed off from.

@@ -51,8 +51,7 @@ pub(super) async fn come(r: Request, asked: Asked, out: &Out) {
         Asked::Unsubscribe => {
             // RFC 6121 §3.3.3: it is told, and sees us go. If it could not be done now, it asks again.
             if service.remove_contact(r.turn, r.to, contact).await.is_ok() {
-                answers.send(false, Some("unsubscribed"), Xml::default());
-                answers.send(true, Some("unavailable"), Xml::default());
+                ended(&answers.own, &answers.contact).into_iter().for_each(|stanza| out(stanza));
             }
         }
         Asked::Probe => match service.is_contact(r.turn, r.to, contact).await {
@@ -69,6 +68,20 @@ fn is_passing(refusal: crate::domain::error::Refusal) -> bool {
     refusal.row().kind == crate::domain::error::ErrorType::Wait
 }
 
+/// What a contact is told whose presence subscription is over (RFC 6121 §3.2.2): that it is, and that nobody is there.
+pub(super) fn ended(own: &BareJid, contact: &BareJid) -> [Stanza; 2] {
+    [(false, "unsubscribed"), (true, "unavailable")]
+        .map(|(full, type_)| stanza(own, contact, full, Some(type_), Xml::default()))
+}
+
+fn stanza(own: &BareJid, contact: &BareJid, full: bool, type_: Option<&str>, body: Xml) -> Stanza {
+    let own = match full {
+        true => own.with_resource_str(RESOURCE).map_or_else(|_| own.clone().into(), Jid::from),
+        false => Jid::from(own.clone()),
+    };
+    Stanza::presence(&own, &contact.clone().into(), type_, None, body)
+}
+
 struct Answers<'a> {
     own: BareJid,
     contact: BareJid,
@@ -77,10 +90,6 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     fn send(&self, full: bool, type_: Option<&str>, body: Xml) {
-        let own = match full {
-            true => self.own.with_resource_str(RESOURCE).map_or_else(|_| self.own.clone().into(), Jid::from),
-            false => Jid::from(self.own.clone()),
-        };
-        (self.out)(Stanza::presence(&own, &self.contact.clone().into(), type_, None, body));
+        (self.out)(stanza(&self.own, &self.contact, full, type_, body));
     }
 }
