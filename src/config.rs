@@ -141,7 +141,7 @@ pub struct Limits {
 pub struct Quota {
     /// Nodes that it has made; microblog and comments nodes are not counted.
     pub nodes: u64,
-    /// Subscriptions of it and its resources.
+    /// Subscriptions that it made: for itself, and as an owner of nodes for others.
     pub subscriptions: u64,
 }
 

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use rookery::domain::error::Refusal;
+use rookery::service::Quota;
 use rookery::xmpp::envelope::{Envelope, Kind, Refused, Scope};
 use rookery::xmpp::limits::{Limits, Rate};
 
@@ -77,6 +78,50 @@ async fn items_that_do_not_fit_into_one_stanza_come_by_pages() {
         seen.splice(0..0, page);
     }
     assert_eq!(seen, ["1", "2", "3", "4", "5", "6"]);
+}
+
+/// Whoever has nodes could else keep others from subscribing anywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_owner_gives_counts_in_the_owners_quota_and_not_in_that_of_who_gets_it() {
+    let quota = Quota { subscriptions: 3, nodes: 9 };
+    let world = World::new(Setup { quota, ..Setup::default() });
+    let (juliet, romeo) = ("juliet@example.org/balcony", "romeo@example.org/orchard");
+    let pubsub =
+        |more: &str, inner: &str| format!("<pubsub xmlns='http://jabber.org/protocol/pubsub{more}'>{inner}</pubsub>");
+    let asked = AtomicUsize::new(0);
+    let ask = async |who: &str, jid: &str, payload: String| {
+        // No request is taken for a repeated one.
+        let id = format!("q{}", asked.fetch_add(1, Ordering::Relaxed));
+        world.sends(who, &format!("<iq type='set' id='{id}' to='social.example.org'>{payload}</iq>"));
+        world.answer(jid, &id).await.unwrap().attr("type").unwrap().to_owned()
+    };
+    let give = async |node: &str, state: &str| {
+        let subscription = format!("<subscription jid='romeo@example.org' subscription='{state}'/>");
+        let inner = format!("<subscriptions node='{node}'>{subscription}</subscriptions>");
+        ask("juliet", juliet, pubsub("#owner", &inner)).await
+    };
+    let subscribe = async |node: &str| {
+        ask("romeo", romeo, pubsub("", &format!("<subscribe node='{node}' jid='romeo@example.org'/>"))).await
+    };
+    for node in ["a", "b", "c", "d", "e", "f", "g"] {
+        assert_eq!(ask("juliet", juliet, pubsub("", &format!("<create node='{node}'/>"))).await, "result");
+    }
+    for node in ["a", "b", "c"] {
+        assert_eq!(give(node, "subscribed").await, "result");
+    }
+    assert_eq!(give("d", "subscribed").await, "error", "her own quota");
+    for node in ["e", "f", "g"] {
+        assert_eq!(subscribe(node).await, "result", "he has his own for {node}");
+    }
+    assert_eq!(subscribe("d").await, "error");
+    // What was given and is ended, by whomever, is given back to who gave it.
+    let leave = pubsub("", "<unsubscribe node='a' jid='romeo@example.org'/>");
+    assert_eq!(ask("romeo", romeo, leave).await, "result");
+    assert_eq!(subscribe("d").await, "error");
+    assert_eq!(give("d", "subscribed").await, "result");
+    assert_eq!(give("a", "subscribed").await, "error");
+    assert_eq!(give("b", "none").await, "result");
+    assert_eq!(give("a", "subscribed").await, "result");
 }
 
 /// Requests, words, presences, nonsense and what is no XML take from one bucket; who is over it is told now and then.

@@ -186,7 +186,8 @@ fn delivery() -> Delivery {
 }
 
 fn subscriptions() -> Vec<Subscription> {
-    [("romeo@example.net/orchard", SubscriptionState::Pending), ("romeo@example.net", SubscriptionState::Subscribed)]
+    use SubscriptionState::{Pending, Subscribed};
+    [("romeo@example.net/orchard", Pending), ("romeo@example.net", Subscribed), ("nurse@example.net", Subscribed)]
         .map(|(jid, state)| Subscription { jid: full(jid), subid: "s1".into(), state, born: 4, since: at(9) })
         .into()
 }
@@ -232,6 +233,7 @@ fn write(tx: &mut Tx<'_>) -> Result<(), KvError> {
         tx.put_delivery(&state.destination, &delivery())?;
         tx.put_destination(None, &state)?;
     }
+    tx.give_subscription(NodeId(1), &full("nurse@example.net"), &bare("alice@example.org"))?;
     for subscription in subscriptions() {
         tx.put_subscription(NodeId(1), &subscription)?;
     }

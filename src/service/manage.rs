@@ -42,8 +42,9 @@ impl Service {
             return Err(Refusal::TooManyChanges);
         }
         self.decide(turn, move |tx| {
-            let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
-            may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
+            let by = bare(&by);
+            let node = inner.find(tx.read(), &at, &by)?.ok_or(Refusal::OwnerNodeNotFound)?;
+            may(inner.standing(tx.read(), &node, &by)?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
             for ((jid, state), subid) in changes.iter().zip(&subids) {
                 if tx.room() < ROWS_EACH {
@@ -54,7 +55,8 @@ impl Service {
                     Some(there) => inner.settle(tx, &node, &there, *state)?,
                     None => {
                         let Some(state) = state else { continue };
-                        inner.may_have_one_more(tx.read(), node.id, jid)?;
+                        inner.may_have_one_more(tx.read(), node.id, jid, &by)?;
+                        tx.give_subscription(node.id, jid, &by)?;
                         let now = Subscription {
                             jid: jid.clone(),
                             subid: subid.clone(),

@@ -1,6 +1,6 @@
 //! Subscribe and unsubscribe (XEP-0060 §6.1, §6.2), and the owner's yes or no to who asked (§8.6).
 
-use jid::Jid;
+use jid::{BareJid, Jid};
 
 use super::{Decided, Inner, Service, bare};
 use crate::base::turn::Turn;
@@ -29,7 +29,7 @@ impl Service {
             if let Some(there) = tx.read().subscription(node.id, &jid)? {
                 return Ok(there);
             }
-            inner.may_have_one_more(tx.read(), node.id, &jid)?;
+            inner.may_have_one_more(tx.read(), node.id, &jid, &by)?;
             let node = inner.materialise(tx, node)?;
             let asks = node.access() == AccessModel::Authorize
                 && !matches!(standing.affiliation, Affiliation::Owner | Affiliation::Publisher | Affiliation::Member)
@@ -108,13 +108,12 @@ impl Service {
 }
 
 impl Inner {
-    /// Whether there is room for a new subscription of `jid`, by whomever it is made.
-    pub(super) fn may_have_one_more(&self, r: &dyn Read, nid: NodeId, jid: &Jid) -> Decided<()> {
-        let by = bare(jid);
-        let resources = r.subscriptions_at(nid, &by)?;
+    /// Whether there is room for a new subscription of `jid`, made by `by`.
+    pub(super) fn may_have_one_more(&self, r: &dyn Read, nid: NodeId, jid: &Jid, by: &BareJid) -> Decided<()> {
+        let resources = r.subscriptions_at(nid, &bare(jid))?;
         let resources = resources.iter().filter(|there| there.jid.resource().is_some()).count();
         let rules = self.rules();
-        let much = r.tally(&by)?.subscriptions >= rules.quota.subscriptions && !rules.admins.contains(&by);
+        let much = r.tally(by)?.subscriptions >= rules.quota.subscriptions && !rules.admins.contains(by);
         match much || (jid.resource().is_some() && resources >= RESOURCES_MOST) {
             true => Err(Refusal::TooManySubscriptions.into()),
             false => Ok(()),

@@ -306,14 +306,15 @@ impl Auditor<'_> {
             this.expect(found, || format!("{} is not found by its JID", shown(key)));
             Ok(())
         })?;
-        self.each_raw(b"b", |this, key, _| {
+        self.each::<Option<String>>(b'b', |this, key, by| {
             let leads = match split(key) {
                 Some((_, rest)) => this.has(&[b"s", rest].concat())?,
                 None => false,
             };
             this.expect(leads, || format!("{} leads to no subscription", shown(key)));
-            if let Some(bare) = split(key).and_then(|(bare, _)| std::str::from_utf8(bare).ok()) {
-                this.seen.tallies.entry(bare.to_owned()).or_default().subscriptions += 1;
+            let own = || split(key).and_then(|(bare, _)| String::from_utf8(bare.to_vec()).ok());
+            if let Some(bare) = by.or_else(own) {
+                this.seen.tallies.entry(bare).or_default().subscriptions += 1;
             }
             Ok(())
         })?;

@@ -10,7 +10,7 @@
 //! i<nid><item id>             Item                t<nid><place>     ItemId           v<version>   payload
 //! V<version>                  Pins: Events that need the payload beside the one that published it
 //! u<atom id>                  (NodeId, ItemId)    U<author>0<id>    (NodeId, ItemId): an author's own ids
-//! s<nid><jid>                 Subscription        b<bare>0<nid><jid>   ()
+//! s<nid><jid>                 Subscription        b<bare>0<nid><jid>   who gave it, if it is not its own
 //! a<nid><bare>                Affiliation         A<bare>0<nid>     ()
 //! r<virtual>0<bare>           Contact             j<bare>           Tally
 //! p<name>                     Account             o<owner>0<name>   ()

@@ -97,13 +97,25 @@ impl dyn Read + '_ {
 
 impl Tx<'_> {
     pub fn put_subscription(&mut self, nid: NodeId, subscription: &Subscription) -> Result<()> {
-        let jid = subscription.jid.as_str().as_bytes();
+        self.index_subscription(nid, subscription.jid.as_str().as_bytes(), None)?;
+        self.put(subscription_key(nid, &subscription.jid), encode(subscription))
+    }
+
+    /// Has a subscription of `jid` that comes with the same Change count in the quota of `by`, an owner who gives it:
+    /// nobody fills another's.
+    pub fn give_subscription(&mut self, nid: NodeId, jid: &Jid, by: &BareJid) -> Result<()> {
+        let by = Some(by.as_str()).filter(|by| *by != jid.to_bare().as_str());
+        self.index_subscription(nid, jid.as_str().as_bytes(), by)
+    }
+
+    /// Writes what leads from an address to its subscription, if that is new.
+    fn index_subscription(&mut self, nid: NodeId, jid: &[u8], by: Option<&str>) -> Result<()> {
         let key = subscribed_key(nid, jid);
         if self.read().get(&key)?.is_none() {
-            self.put(key, encode(&()))?;
-            self.count_subscription(bare_of(jid), true)?;
+            self.put(key, encode(&by))?;
+            self.count_subscription(by.map_or(bare_of(jid), str::as_bytes), true)?;
         }
-        self.put(subscription_key(nid, &subscription.jid), encode(subscription))
+        Ok(())
     }
 
     pub fn delete_subscription(&mut self, nid: NodeId, jid: &Jid) -> Result<()> {
@@ -114,9 +126,10 @@ impl Tx<'_> {
     /// Removes what leads from an address to its subscription.
     pub(super) fn uncount_subscription(&mut self, nid: NodeId, jid: &[u8]) -> Result<()> {
         let key = subscribed_key(nid, jid);
-        if self.read().get(&key)?.is_some() {
+        if let Some(by) = self.read().get(&key)? {
             self.delete(key)?;
-            self.count_subscription(bare_of(jid), false)?;
+            let by: Option<String> = if_readable(decode(&by))?;
+            self.count_subscription(by.as_deref().map_or(bare_of(jid), str::as_bytes), false)?;
         }
         Ok(())
     }

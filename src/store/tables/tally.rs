@@ -8,7 +8,8 @@ use crate::domain::node::{Node, NodeKind};
 /// The figures of one bare JID. The row exists while one of them is not zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// Subscriptions of it and its resources, pending ones too, to nodes whose rows are still there.
+    /// Subscriptions of it and its resources, pending ones too, to nodes whose rows are still there; those that an owner
+    /// gave are the owner's.
     pub subscriptions: u64,
     /// Nodes that it has made and that were not deleted; microblog and comments nodes are not counted.
     pub nodes: u64,
