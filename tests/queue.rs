@@ -387,6 +387,13 @@ impl House {
         self.store.read(move |r| Ok(r.range(&[table], &[table + 1], 100_000, false)?.len())).await.unwrap()
     }
 
+    /// Failures in a row that the store knows of.
+    async fn failures(&self, name: &str) -> usize {
+        let destination = Destination::Jid(name.to_owned());
+        let state = self.store.read(move |r| r.destination(&destination)).await.unwrap();
+        state.map_or(0, |state| state.health.failures as usize)
+    }
+
     /// Ids of the items that a reader of the node gets.
     async fn items(&self, node: &str) -> Vec<String> {
         let found = self.service.items(Turn::free(), alice(), address(node), Which::Newest(None)).await.unwrap();
@@ -975,6 +982,73 @@ async fn an_outcome_that_cannot_be_noted_holds_up_no_others() {
     *kv.stuck.lock().unwrap() = None;
     house.until_nothing_is_owed().await;
     assert_eq!(house.fake.seen.lock().unwrap().done.len(), 4, "each once");
+    house.stop().await;
+}
+
+/// Where the log of this thread goes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines_with(&self, words: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).lines().filter(|line| line.contains(words)).count()
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_that_can_never_be_noted_does_not_fill_the_log() {
+    let log = Log::default();
+    let into = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || into.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let (kv, mut house) = planned(2).await;
+    *kv.stuck.lock().unwrap() = Some("juliet");
+    house.fake.gate.send_replace(true);
+    house.until("the first complaint", SECOND, |_| log.lines_with("could not be noted") > 0).await;
+    house.pass(50).await;
+    assert_eq!(log.lines_with("could not be noted"), 1);
+    house.until("the second", SECOND, |_| log.lines_with("could not be noted") > 1).await;
+    house.pass(100).await;
+    assert_eq!(log.lines_with("could not be noted"), 2);
+    assert_eq!(log.lines_with("rookery check"), 2, "with what to do");
+    *kv.stuck.lock().unwrap() = None;
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+/// However short the lives of the process are.
+#[tokio::test]
+async fn an_end_by_age_and_the_time_of_the_next_attempt_outlive_the_process() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, _, _| retry(Scope::Destination)));
+    house.publish("a", "a").await;
+    for day in 0..7 {
+        house.start();
+        house.until("an attempt", SECOND, |fake| fake.attempts("juliet", "a") == day + 1).await;
+        while house.failures("juliet").await <= day {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            house.clock.advance(Duration::from_millis(20));
+        }
+        house.stop().await;
+        house.start();
+        house.pass(3).await;
+        assert_eq!(house.fake.attempts("juliet", "a"), day + 1, "not before its time");
+        house.stop().await;
+        house.clock.advance(Duration::from_secs(24 * 3600));
+    }
+    house.start();
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.fake.attempts("juliet", "a"), 7);
     house.stop().await;
 }
 

@@ -12,9 +12,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
+use super::complaint::Complaint;
 use super::express::{Told, express};
 use super::plan::{Plans, plan};
-use super::worker::{Note, Woken};
+use super::worker::{Note, UNWELL, Woken};
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
 use crate::base::shutdown::Phase;
@@ -41,6 +42,7 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked:
         first: None,
         planning: None,
         failures: HashMap::new(),
+        unplanned: Complaint::default(),
     };
     loop {
         let newest = *events.borrow_and_update();
@@ -49,13 +51,10 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked:
             Ok(true) if relay.parts.shutdown.phase() >= Phase::Stopped => return,
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) => {
-                tracing::error!(%error, "the relay could not plan; it tries again in a second");
-                if !relay.parts.pause(Duration::from_secs(1)).await {
-                    return;
-                }
-                continue;
-            }
+            Err(error) => match relay.comes_to_itself(&error).await {
+                true => continue,
+                false => return,
+            },
         }
         let now = relay.parts.clock.now();
         // While one plan is made durable, the next one waits for that, not for its time.
@@ -65,11 +64,10 @@ pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked:
         let (clock, shutdown) = (relay.parts.clock.clone(), relay.parts.shutdown.clone());
         tokio::select! {
             goes_on = async { events.wait_for(|now| *now > newest).await.is_ok() } => if !goes_on { return },
-            planned = planned(&mut relay.planning) => if let Err(error) = relay.planned(planned).await {
-                tracing::error!(%error, "the relay could not plan; it tries again in a second");
-                if !relay.parts.pause(Duration::from_secs(1)).await {
-                    return;
-                }
+            planned = planned(&mut relay.planning) => if let Err(error) = relay.planned(planned).await
+                && !relay.comes_to_itself(&error).await
+            {
+                return;
             },
             Some(asked) = relay.asked.recv() => relay.hasten(asked),
             () = clock.sleep(wait) => {}
@@ -106,6 +104,8 @@ struct Relay {
     /// New Events are seen, and told from memory, while it goes on; there is one at a time, so plans keep their order.
     planning: Option<Planning>,
     failures: HashMap<u64, u32>,
+    /// That something cannot be planned.
+    unplanned: Complaint,
 }
 
 struct Owed {
@@ -139,6 +139,14 @@ impl Relay {
             let _ = self.notes.send(Note::Express(tasks));
         }
         Ok(seen == EVENTS)
+    }
+
+    /// Waits a second after a failure; whether to go on then.
+    async fn comes_to_itself(&mut self, error: &StoreError) -> bool {
+        if self.unplanned.is_due(self.parts.clock.now()) {
+            tracing::error!(%error, "what is to be told could not be planned; it is tried again each second. {UNWELL}");
+        }
+        self.parts.pause(Duration::from_secs(1)).await
     }
 
     /// Takes over what came of the plan under way.

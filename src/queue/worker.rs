@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::complaint::Complaint;
 use super::lane::{self, BATCH, LANE_BYTES, Lane, Loaded, Open, Work, cost};
 use super::outcomes::{self, Ended, Settled};
 use super::relay::Asked;
@@ -23,6 +24,10 @@ use crate::store::{StoreError, kv};
 const MEMORY: usize = 64 << 20;
 /// Outcomes made durable with one Change.
 const SETTLED: usize = 60;
+
+/// What to do about a store that refuses.
+pub(super) const UNWELL: &str = "Make room if the disk is full; if this goes on, stop rookery, keep a copy of its store \
+                                 and run `rookery check`";
 
 /// A destination that has something to do.
 pub(super) struct Woken {
@@ -97,6 +102,9 @@ struct Worker {
     settling: bool,
     /// How many of them go into the next Change; fewer after a failure.
     most: usize,
+    /// That outcomes cannot be noted, and that deliveries cannot be read.
+    unnoted: Complaint,
+    unread: Complaint,
 }
 
 pub(super) async fn run(
@@ -119,6 +127,8 @@ pub(super) async fn run(
         early: Vec::new(),
         settling: false,
         most: SETTLED,
+        unnoted: Complaint::default(),
+        unread: Complaint::default(),
     };
     worker.wake_all().await;
     loop {
@@ -351,7 +361,9 @@ impl Worker {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the queue could not read deliveries; it tries again");
+                if self.unread.is_due(now) {
+                    tracing::error!(%error, "the queue could not read deliveries; it tries again. {UNWELL}");
+                }
                 lane.not_before = lane.not_before.max(now.plus(Duration::from_secs(1)));
                 lane.more = true;
             }
@@ -525,7 +537,14 @@ impl Worker {
         let settled = match result {
             Ok(settled) => settled,
             Err(error) => {
-                tracing::error!(%error, "what was delivered could not be noted; it is noted later, or delivered again");
+                if self.unnoted.is_due(self.parts.clock.now()) {
+                    let first = batch.first().map(|ended| &ended.destination);
+                    tracing::error!(
+                        %error, outcomes = batch.len(), ?first,
+                        "what was delivered could not be noted; it is tried again each second, and delivered again if \
+                         rookery is started anew before. {UNWELL}"
+                    );
+                }
                 // One of them may be the cause: smaller groups find it, and one that fails alone goes behind the others.
                 self.most = (batch.len() / 2).max(1);
                 match batch.len() {
