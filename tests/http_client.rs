@@ -18,7 +18,7 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use rookery::base::clock::Timestamp;
 use rookery::http::client::guard::Refusal;
 use rookery::http::client::resolve::{Lookup, Resolver};
-use rookery::http::client::{Client, FetchError, Options, Overlong, Redirects, Request, Response};
+use rookery::http::client::{Client, Connection, FetchError, Options, Overlong, Redirects, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -307,6 +307,23 @@ async fn a_name_is_resolved_once_for_each_connection() {
     net.client.fetch(get(&public, "/")).await.unwrap();
     assert_eq!(net.dns.asked.load(Ordering::SeqCst), 1);
     assert_eq!(public.connections.load(Ordering::SeqCst), 1);
+}
+
+/// Who counts by address must not be led to where the name led before.
+#[tokio::test]
+async fn a_request_with_a_connection_of_its_own_takes_none_and_leaves_none() {
+    let stays_open = |mut request: String, mut stream: TcpStream| async move {
+        while !request.is_empty() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            request = read_request(&mut stream).await;
+        }
+    };
+    let (net, before) = (net(), server(PUBLIC, 0, stays_open).await);
+    let (shared, own) = (get(&before, "/"), Request { connection: Connection::Own, ..get(&before, "/") });
+    for (request, connections) in [(&shared, 1), (&shared, 1), (&own, 2), (&own, 3), (&shared, 3)] {
+        assert_eq!(text(&net.client.fetch(request.clone()).await.unwrap()), "ok");
+        assert_eq!(before.connections.load(Ordering::SeqCst), connections);
+    }
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
+    /// The same without a memory for connections: HTTP/2 has no other way to end one with its answer.
+    once: reqwest::Client,
     guard: Arc<Guard>,
     resolver: Guarded,
     connect_timeout: Duration,
@@ -77,6 +79,15 @@ pub struct Request {
     pub body: Bytes,
     pub redirects: Redirects,
     pub limits: Limits,
+    pub connection: Connection,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// One that an earlier request left open serves, wherever the name led then; and this one is left open.
+    Shared,
+    /// A connection of its own, to where the name leads now.
+    Own,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,13 +177,15 @@ impl Request {
     pub fn get(url: Url) -> Self {
         let limits = Limits { body: 1024 * 1024, overlong: Overlong::Refuse, total: Duration::from_secs(30) };
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Request { method: Method::GET, url, headers, body, redirects: Redirects::Follow(3), limits }
+        let (redirects, connection) = (Redirects::Follow(3), Connection::Shared);
+        Request { method: Method::GET, url, headers, body, redirects, limits, connection }
     }
 
     /// Delivers `body`: no redirects, and of the answer's body the first 4 KiB, for the report.
     pub fn post(url: Url, body: Bytes) -> Self {
         let limits = Limits { body: 4096, overlong: Overlong::Cut, total: Duration::from_secs(30) };
-        Request { method: Method::POST, url, headers: HeaderMap::new(), body, redirects: Redirects::None, limits }
+        let (redirects, connection) = (Redirects::None, Connection::Shared);
+        Request { method: Method::POST, url, headers: HeaderMap::new(), body, redirects, limits, connection }
     }
 
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -213,22 +226,25 @@ impl Client {
         let guard = Arc::new(options.guard);
         let resolver = Guarded::new(options.resolver, guard.clone());
         let connect_timeout = options.connect_timeout;
-        let http = reqwest::Client::builder()
-            .user_agent(format!("Rookery/{} (+{})", env!("CARGO_PKG_VERSION"), options.public_url))
-            .dns_resolver(resolver.clone())
-            .no_proxy()
-            .referer(false)
-            // Followed in `fetch`, where each hop passes the guard and can change the method.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.read_timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(4)
-            .http1_max_headers(MAX_HEAD_FIELDS)
-            .http2_max_header_list_size(MAX_HEAD_BYTES as u32)
-            .build()?;
+        let build = |idle_per_host| {
+            reqwest::Client::builder()
+                .user_agent(format!("Rookery/{} (+{})", env!("CARGO_PKG_VERSION"), options.public_url))
+                .dns_resolver(resolver.clone())
+                .no_proxy()
+                .referer(false)
+                // Followed in `fetch`, where each hop passes the guard and can change the method.
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(options.connect_timeout)
+                .read_timeout(options.read_timeout)
+                .pool_idle_timeout(Duration::from_secs(30))
+                .pool_max_idle_per_host(idle_per_host)
+                .http1_max_headers(MAX_HEAD_FIELDS)
+                .http2_max_header_list_size(MAX_HEAD_BYTES as u32)
+                .build()
+        };
+        let (http, once) = (build(4)?, build(0)?);
         let permits = Semaphore::new(options.concurrent);
-        Ok(Client(Arc::new(Inner { http, guard, resolver, connect_timeout, permits })))
+        Ok(Client(Arc::new(Inner { http, once, guard, resolver, connect_timeout, permits })))
     }
 
     /// Whether `url` would be asked at all, as far as it can be told without DNS: for URLs that are to be kept.
@@ -236,8 +252,8 @@ impl Client {
         self.0.guard.check_url(url)
     }
 
-    /// The addresses of `url`'s host that may be asked, at least one; for a minute requests to that host go to these and
-    /// no others. For who bounds by address what others make us send.
+    /// The addresses of `url`'s host that may be asked, at least one; for a minute requests to that host that have a
+    /// [connection of their own](Connection::Own) go to these and no others. For who bounds by address what others make us send.
     pub async fn pin(&self, url: &Url) -> Result<Vec<IpAddr>, FetchError> {
         self.addresses_by(url, async |name| self.0.resolver.pin(name).await).await
     }
@@ -300,9 +316,11 @@ impl Client {
     }
 
     async fn send(&self, request: &Request) -> Result<reqwest::Response, FetchError> {
-        let response = self
-            .0
-            .http
+        let http = match request.connection {
+            Connection::Shared => &self.0.http,
+            Connection::Own => &self.0.once,
+        };
+        let response = http
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .body(request.body.clone())

@@ -16,7 +16,7 @@ use crate::domain::event::What;
 use crate::domain::hub::{HubSubscription, Intent, Mode};
 use crate::domain::item::ItemId;
 use crate::format::{feed, signature};
-use crate::http::client::{FetchError, Limits, Overlong, Redirects, Request, Response};
+use crate::http::client::{Connection, FetchError, Limits, Overlong, Redirects, Request, Response};
 use crate::network::{Report, Task};
 use crate::service::topics::{PAGE, Topic, Window};
 
@@ -49,13 +49,13 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
         redirects: Redirects::None,
         // One byte more than the right answer has: a longer one is not equal.
         limits: Limits { body: intent.challenge.len() + 1, overlong: Overlong::Cut, total: Duration::from_secs(30) },
+        // One that was left open would lead to where an earlier question, or a push, for this name went.
+        connection: Connection::Own,
         ..Request::get(match closed {
             Some(reason) => denial(callback, &intent.topic, reason),
             None => question(callback, intent),
         })
     };
-    // A connection kept open would lead the next question for this name to where the last one went.
-    let request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
     let response = match inner.client.fetch(request).await {
         Ok(response) => response,
         Err(error) => return failed(&error),
