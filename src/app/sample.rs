@@ -33,16 +33,17 @@ impl Sample {
         let sample = self.0.clone();
         Arc::new(move || {
             let now = *sample.lock().unwrap_or_else(PoisonError::into_inner);
-            let gauge = |name: &'static str, help, value: u64| Figure::gauge(name, help, value as f64);
-            vec![
-                gauge("queue_waiting_deliveries", "Deliveries that wait", now.deliveries),
-                gauge("queue_waiting_destinations", "Destinations for which something waits", now.waiting),
-                gauge("queue_failing_destinations", "Destinations whose last attempt failed", now.failing),
-                gauge("queue_failing_hosts", "Hosts of callbacks whose last attempt failed", now.hosts_failing),
-                gauge("queue_held_destinations", "Destinations that an administrator holds", now.held),
-                gauge("queue_parked_events", "Events that were put aside: nobody was told of them", now.parked),
-                Figure::gauge("queue_oldest_seconds", "Age of the oldest delivery that waits", now.oldest_seconds),
+            [
+                ("queue_waiting_deliveries", "Deliveries that wait", now.deliveries as f64),
+                ("queue_waiting_destinations", "Destinations for which something waits", now.waiting as f64),
+                ("queue_failing_destinations", "Destinations whose last attempt failed", now.failing as f64),
+                ("queue_failing_hosts", "Hosts of callbacks whose last attempt failed", now.hosts_failing as f64),
+                ("queue_held_destinations", "Destinations that an administrator holds", now.held as f64),
+                ("queue_parked_events", "Events that were put aside: nobody was told of them", now.parked as f64),
+                ("queue_oldest_seconds", "Age of the oldest delivery that waits", now.oldest_seconds),
             ]
+            .map(|(name, help, value)| Figure::gauge(name, help, value))
+            .to_vec()
         })
     }
 }

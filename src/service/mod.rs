@@ -27,7 +27,7 @@ use crate::base::turn::Turn;
 pub use crate::config::Quota;
 use crate::domain::address::Addresses;
 use crate::domain::error::Refusal;
-use crate::store::{self, KvError, Lane, Store, StoreError, Tx};
+use crate::store::{self, KvError, Lane, Store, StoreError, Tx, kv};
 
 /// Who may have an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,11 +99,7 @@ impl Service {
     {
         turn.come().await;
         let mut decide = decide;
-        let answer = self.store.commit(Lane::Asked, move |tx| match decide(tx) {
-            Ok(value) => Ok(Ok(value)),
-            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
-            Err(Stop::Failed(error)) => Err(error),
-        });
+        let answer = self.store.commit(Lane::Asked, move |tx| answered(decide(tx)));
         turn.pass();
         answer.await.map_err(failed)?
     }
@@ -145,12 +141,7 @@ impl Service {
         F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
         T: Send + 'static,
     {
-        let out = self.store.glance(move |r| match look(r) {
-            Ok(value) => Ok(Ok(value)),
-            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
-            Err(Stop::Failed(error)) => Err(error),
-        });
-        out.await.map_err(failed)?
+        self.store.glance(move |r| answered(look(r))).await.map_err(failed)?
     }
 
     /// A read of the durable state that waits for nobody.
@@ -159,12 +150,7 @@ impl Service {
         F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
         T: Send + 'static,
     {
-        let out = self.store.read(move |r| match look(r) {
-            Ok(value) => Ok(Ok(value)),
-            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
-            Err(Stop::Failed(error)) => Err(error),
-        });
-        out.await.map_err(failed)?
+        self.store.read(move |r| answered(look(r))).await.map_err(failed)?
     }
 }
 
@@ -186,6 +172,15 @@ impl From<Refusal> for Stop {
 impl From<KvError> for Stop {
     fn from(error: KvError) -> Self {
         Stop::Failed(error)
+    }
+}
+
+/// As the store takes it: a refusal is an answer, a failure is its own.
+fn answered<T>(decided: Decided<T>) -> kv::Result<Result<T, Refusal>> {
+    match decided {
+        Ok(value) => Ok(Ok(value)),
+        Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+        Err(Stop::Failed(error)) => Err(error),
     }
 }
 
