@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use rookery::{base, format, xmpp};
+use rookery::{base, config, domain, format, http, network, store, web, xmpp};
 
 #[path = "../fuzz/src/targets.rs"]
 mod targets;

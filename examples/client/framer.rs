@@ -92,7 +92,7 @@ impl Framer {
         let tree = (self.deepest <= DEPTH).then(|| Element::from_reader_with_prefixes(bytes, prefixes));
         let frame = match tree {
             Some(Ok(element)) => Frame::Stanza(element),
-            _ => Frame::Unreadable(String::from_utf8_lossy(bytes).chars().take(200).collect()),
+            _ => Frame::Unreadable(String::from_utf8_lossy(bytes).chars().take(4_000).collect()),
         };
         self.drop_until(ends);
         frame

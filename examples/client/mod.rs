@@ -95,12 +95,15 @@ pub struct Client {
     kept: VecDeque<Element>,
     /// Why the stream ended, once it has.
     ended: Option<Option<String>>,
+    /// The beginnings of elements that are no stanzas to us; who looks at them takes them out.
+    pub unreadable: Vec<String>,
     next_id: u64,
     reader: tokio::task::JoinHandle<()>,
 }
 
 enum Incoming {
     Stanza(Element),
+    Unreadable(String),
     End(Option<String>),
 }
 
@@ -180,7 +183,7 @@ impl Client {
     fn new(jid: String, ns: &'static str, reader: OwnedReadHalf, writer: OwnedWriteHalf, framer: Framer) -> Client {
         let (sender, incoming) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read_on(reader, framer, ns, sender));
-        Client { jid, writer, incoming, kept: VecDeque::new(), ended: None, next_id: 1, reader }
+        Client { jid, writer, incoming, kept: VecDeque::new(), ended: None, unreadable: Vec::new(), next_id: 1, reader }
     }
 
     /// The JID without its resource.
@@ -294,6 +297,7 @@ impl Client {
             match self.incoming.recv().await {
                 Some(Incoming::Stanza(stanza)) if is_ping(&stanza) => self.pong(&stanza).await?,
                 Some(Incoming::Stanza(stanza)) => return Ok(stanza),
+                Some(Incoming::Unreadable(text)) => self.unreadable.push(text),
                 Some(Incoming::End(why)) => self.ended = Some(why),
                 None => self.ended = Some(None),
             }
@@ -426,8 +430,9 @@ async fn read_on(mut reader: OwnedReadHalf, mut framer: Framer, ns: &str, sender
                 Frame::Stanza(stanza) => Incoming::Stanza(stanza),
                 Frame::End => Incoming::End(why.clone()),
                 Frame::Unreadable(what) => {
-                    eprintln!("client: passed over what is no stanza to us: {what}");
-                    continue;
+                    let short: String = what.chars().take(200).collect();
+                    eprintln!("client: passed over what is no stanza to us: {short}");
+                    Incoming::Unreadable(what)
                 }
                 Frame::Header(_) => continue,
             };

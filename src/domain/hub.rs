@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Timestamp;
 
+/// Leases in seconds: what is granted if nothing is asked, and the bounds of what may be.
+pub const LEASE_DEFAULT: u64 = 10 * 24 * 3600;
+pub const LEASE_LEAST: u64 = 300;
+pub const LEASE_MOST: u64 = 30 * 24 * 3600;
+
 /// What a subscriber asked the hub for, waiting for the verification of its intent (WebSub §5.1, §5.3).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intent {

@@ -73,3 +73,13 @@ pub struct Item {
     /// The verb's and title's text for lists, at most 80 characters.
     pub title: String,
 }
+
+/// A page of a result set (XEP-0059 §2).
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub max: Option<usize>,
+    /// Behind this item.
+    pub after: Option<String>,
+    /// Before this item; `Some("")` is the last page (§2.5).
+    pub before: Option<String>,
+}

@@ -109,6 +109,9 @@ pub enum FieldType {
     ListSingle,
 }
 
+/// Submitted fields of a configuration form or of publish-options, without FORM_TYPE: name and values.
+pub type Fields = Vec<(String, Vec<String>)>;
+
 /// One field of the form, with its value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Field {

@@ -207,12 +207,7 @@ impl Response {
 
     /// How long the peer asks us to wait (RFC 9110 §10.2.3), not more than `most`.
     pub fn retry_after(&self, now: Timestamp, most: Duration) -> Option<Duration> {
-        let text = self.header(header::RETRY_AFTER)?.trim();
-        let wait = match text.parse() {
-            Ok(secs) => Duration::from_secs(secs),
-            Err(_) => super::conditional::parse_http_date(text)?.since(now),
-        };
-        Some(wait.min(most))
+        Some(super::conditional::parse_retry_after(self.header(header::RETRY_AFTER)?, now)?.min(most))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Conditional requests (RFC 9110 §8.8 and §13): entity tags, dates, and which answer they lead to.
 
 use std::fmt;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode};
@@ -135,6 +135,14 @@ impl Validators {
 pub fn parse_http_date(text: &str) -> Option<Timestamp> {
     let since = httpdate::parse_http_date(text.trim()).ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(Timestamp::from_secs(i64::try_from(since.as_secs()).ok()?))
+}
+
+/// The value of `Retry-After` (RFC 9110 §10.2.3): seconds, or a date, which may lie in the past.
+pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    match text.trim().parse() {
+        Ok(secs) => Some(Duration::from_secs(secs)),
+        Err(_) => Some(parse_http_date(text)?.since(now)),
+    }
 }
 
 /// The value of `If-Match` or `If-None-Match`.

@@ -10,11 +10,6 @@ use crate::domain::event::{NodeRef, What};
 use crate::domain::hub::{HubSubscription, Intent, Mode};
 use crate::store::{Counter, Tx, kv};
 
-/// Leases in seconds: what is granted if nothing is asked, and the bounds of what may be.
-pub const LEASE_DEFAULT: u64 = 10 * 24 * 3600;
-pub const LEASE_LEAST: u64 = 300;
-pub const LEASE_MOST: u64 = 30 * 24 * 3600;
-
 impl Service {
     /// Takes a subscriber's request (WebSub §5.1): stored, and its verification promised, when this returns. The topic
     /// must be a public feed of ours.

@@ -10,13 +10,10 @@ use crate::domain::error::Refusal;
 use crate::domain::event::{Event, What};
 use crate::domain::item::ItemId;
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeName};
-use crate::domain::node_config::{AccessModel, FieldError, NodeConfig};
+use crate::domain::node_config::{AccessModel, FieldError, Fields, NodeConfig};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::Affiliation;
 use crate::store::{Read, Tx, kv};
-
-/// Submitted fields of a configuration form or of publish-options, without FORM_TYPE: name and values.
-pub type Fields = Vec<(String, Vec<String>)>;
 
 impl From<FieldError> for Refusal {
     fn from(error: FieldError) -> Self {

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use jid::{BareJid, Jid};
 
 use super::entries::{Draft, Prepared, Writer};
-use super::node::Fields;
 use super::places::{Place, visible};
 use super::{Decided, Inner, Service, bare, node};
 use crate::base::clock::Timestamp;
@@ -13,7 +12,7 @@ use crate::domain::error::{Over, Refusal};
 use crate::domain::event::What;
 use crate::domain::item::{Audience, Item, ItemId, Version};
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeKind, NodeState};
-use crate::domain::node_config::{FieldError, ITEMS_MAX};
+use crate::domain::node_config::{FieldError, Fields, ITEMS_MAX};
 use crate::domain::policy::{Verb, may};
 use crate::domain::subscription::Affiliation;
 use crate::store::{Counter, Read, Tx, kv};

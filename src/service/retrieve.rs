@@ -11,7 +11,7 @@ use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
-use crate::domain::item::{Item, ItemId};
+use crate::domain::item::{Item, ItemId, Page};
 use crate::domain::node::{Node, NodeAddress, NodeId, NodeName};
 use crate::domain::node_config::{AccessModel, NodeConfig};
 use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
@@ -38,16 +38,6 @@ impl Which {
             Which::Page(page) => page.max.unwrap_or(ITEMS_MOST),
         }
     }
-}
-
-/// A page of a result set (XEP-0059 §2).
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    pub max: Option<usize>,
-    /// Behind this item.
-    pub after: Option<String>,
-    /// Before this item; `Some("")` is the last page (§2.5).
-    pub before: Option<String>,
 }
 
 /// Items with their payloads, oldest first.

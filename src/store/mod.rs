@@ -18,6 +18,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, watch};
 
+use self::tables::{IMPORT_KEY, SCHEMA_KEY};
+
 pub use committer::{CommitStats, Lane, StoreError};
 pub use kv::{Kv, KvError};
 pub use memory::MemoryKv;
@@ -148,10 +150,6 @@ impl Store {
         }
     }
 }
-
-const SCHEMA_KEY: &[u8] = b"mschema";
-/// There while an import is under way, or after one that was broken off.
-const IMPORT_KEY: &[u8] = b"mimport";
 
 /// Brings an older layout up to this one, step by step; each step is one or more durable batches that may be repeated.
 fn migrate(kv: &dyn Kv) -> Result<(), KvError> {

@@ -26,9 +26,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::kv::{Kv, KvError, MAX_KEY, MAX_VALUE, Row, Write as Put};
-use super::tables::{self, Counters, SCHEMA};
+use super::tables::{self, Counters, IMPORT_KEY, SCHEMA, SCHEMA_KEY};
 use super::tx::{self, Durable, Overlay, Read, Tx};
-use super::{IMPORT_KEY, SCHEMA_KEY};
 use crate::base::progress::Progress;
 use crate::domain::delivery::Destination;
 use crate::domain::event::{Event, What};

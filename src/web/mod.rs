@@ -1,5 +1,6 @@
 //! Our public face on HTTP: WebFinger, host-meta, feeds and pages; and, on its own address, health and metrics.
 
+pub mod asked;
 pub mod feeds;
 pub mod health;
 pub mod hostmeta;

@@ -15,10 +15,11 @@ use super::envelope::{Xml, XmlWriter};
 use super::{forms, ns, rsm};
 use crate::domain::address::Addresses;
 use crate::domain::error::Refusal;
+use crate::domain::item::Page;
 use crate::domain::node::{MICROBLOG, NodeAddress, NodeKind, NodeName};
 use crate::domain::node_config::{Field, NodeConfig};
 use crate::service::Service;
-use crate::service::retrieve::{Entity, Items, Metadata, NodeInfo, Page, Which};
+use crate::service::retrieve::{Entity, Items, Metadata, NodeInfo, Which};
 
 /// What can be done with nodes anywhere: names behind `http://jabber.org/protocol/pubsub#` (XEP-0060 §10).
 const PUBSUB_FEATURES: &[&str] = &[

@@ -5,8 +5,7 @@ use minidom::Element;
 use super::envelope::XmlWriter;
 use super::ns;
 use crate::domain::error::{Over, Refusal};
-use crate::domain::node_config::{Field, FieldType, NodeConfig};
-use crate::service::node::Fields;
+use crate::domain::node_config::{Field, FieldType, Fields, NodeConfig};
 
 /// More fields, or values in all, than any form of ours has.
 const FIELDS_MOST: usize = 200;

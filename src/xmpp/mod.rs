@@ -12,7 +12,7 @@ pub mod limits;
 pub mod link;
 pub mod notify;
 pub mod ns;
-mod outline;
+pub mod outline;
 mod owner;
 mod presence;
 mod pubsub;

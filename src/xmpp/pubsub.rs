@@ -10,12 +10,12 @@ use super::{ns, rsm};
 use crate::base::jid::read_jid;
 use crate::base::turn::Turn;
 use crate::domain::error::{Over, Refusal};
-use crate::domain::item::ItemId;
+use crate::domain::item::{ItemId, Page};
 use crate::domain::node::{NodeAddress, NodeName};
-use crate::service::node::Fields;
+use crate::domain::node_config::Fields;
 use crate::service::publish::{Payload, Publish};
 use crate::service::retract::RETRACT_MOST;
-use crate::service::retrieve::{ITEMS_MOST, Items, Page, Which};
+use crate::service::retrieve::{ITEMS_MOST, Items, Which};
 
 pub(super) async fn get(r: Request) -> Answer {
     let o = r.outline()?;

@@ -5,7 +5,7 @@ use minidom::Element;
 use super::envelope::XmlWriter;
 use super::ns;
 use crate::domain::error::Refusal;
-use crate::service::retrieve::Page;
+use crate::domain::item::Page;
 
 /// Reads `<set/>`. Pages by index (§2.6) are not offered.
 pub fn read(set: &Element) -> Result<Page, Refusal> {

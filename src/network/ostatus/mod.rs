@@ -3,6 +3,7 @@
 
 pub mod hub;
 mod send;
+pub mod wish;
 
 use std::sync::Arc;
 

@@ -57,6 +57,10 @@ pub use tally::Tally;
 
 /// The version of this layout.
 pub const SCHEMA: u64 = 1;
+/// Where it stands in a store.
+pub(super) const SCHEMA_KEY: &[u8] = b"mschema";
+/// There while an import is under way, or after one that was broken off.
+pub(super) const IMPORT_KEY: &[u8] = b"mimport";
 
 /// A row's bytes.
 pub fn encode<T: Serialize>(row: &T) -> Bytes {
