@@ -4,7 +4,7 @@
 //!
 //! `ROOKERY_HOSTILE_MINUTES`: how long each part goes on (without it 15 s). `ROOKERY_HOSTILE_SEED`: the seed that a
 //! complaint names; it repeats what is sent, not the machine's times. `ROOKERY_HOSTILE_PAUSE`: milliseconds of rest
-//! after each round of some 70 stanzas, and of each worker after a request.
+//! after each round of some hundred stanzas, and of each worker after a request.
 
 mod support;
 

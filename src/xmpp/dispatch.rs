@@ -132,8 +132,8 @@ impl Edge {
         // Everything counts, also what is no request of ours and what cannot be read.
         match (self.gate().count(&from.to_bare()), incoming) {
             (Counted::Within, Incoming::Stanza(envelope)) => self.stanza(envelope, from, out),
-            (Counted::Within, Incoming::Refused(refused)) => {
-                if let Some(answer) = refused.answer() {
+            (Counted::Within, Incoming::Refused(Refused { head, refusal, why })) => {
+                if let Some(answer) = (Refused { head: self.in_our_name(head), refusal, why }).answer() {
                     out(answer);
                 }
             }
@@ -141,11 +141,20 @@ impl Edge {
             (Counted::Over { tell: true }, Incoming::Stanza(Envelope { head, .. }))
             | (Counted::Over { tell: true }, Incoming::Refused(Refused { head, .. })) => {
                 tracing::debug!(?head, "its sender is over the rate");
-                if let Some(answer) = head.error(&errors::stanza_error(Refusal::Busy)) {
+                if let Some(answer) = self.in_our_name(head).error(&errors::stanza_error(Refusal::Busy)) {
                     out(answer);
                 }
             }
         }
+    }
+
+    /// A head that can be answered: what went to no address of ours is answered by the component itself.
+    fn in_our_name(&self, mut head: Head) -> Head {
+        let addresses = &self.service().addresses;
+        if head.to.jid().is_none_or(|to| addresses.whom(&to.to_bare()).is_none()) {
+            head.to = Address::Valid(addresses.component.clone().into());
+        }
+        head
     }
 
     fn stanza(&self, envelope: Envelope, from: Jid, out: &Out) {
@@ -157,10 +166,7 @@ impl Edge {
             (Address::Absent, _) => Some(Whom::Service),
             _ => None,
         };
-        let mut head = envelope.head.clone();
-        if whom.is_none() || to.is_none() {
-            head.to = Address::Valid(own.clone().into());
-        }
+        let head = self.in_our_name(envelope.head.clone());
         let reply = Reply { head, out: out.clone(), most: self.gate().limits().answer_bytes };
         let to = to.filter(|_| whom.is_some()).unwrap_or_else(|| own.clone());
         match (envelope.head.kind, whom) {

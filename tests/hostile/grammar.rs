@@ -177,17 +177,18 @@ impl Grammar {
     /// One stanza, as it should not be three times of four.
     pub fn stanza(&mut self) -> Stanza {
         loop {
+            if self.from_crowd {
+                self.local = format!("s{}", self.rng.random_range(0..30));
+                self.own = format!("{}@{CROWD}", self.local);
+            }
             let mut tree = match self.rng.random_range(0..100) {
                 0..70 => self.iq(),
                 70..88 => self.message(),
                 _ => self.presence(),
             };
             if self.from_crowd {
-                let resource = if self.one_in(3) {
-                    format!("/{}", self.pick(&["a", "ß", "\u{1f469}", "x y"]))
-                } else {
-                    String::new()
-                };
+                let resource =
+                    if self.one_in(3) { format!("/{}", self.pick(&["a", "ß", "x y", "&"])) } else { String::new() };
                 tree.set("from", format!("{}{resource}", self.own));
             }
             if !self.one_in(4) {
@@ -195,8 +196,11 @@ impl Grammar {
                     self.change(&mut tree);
                 }
             }
-            let stanza = Stanza { tree, style: self.rng.random() };
-            if stanza.tree.depth() <= DEEPEST && stanza.xml().len() <= LONGEST {
+            if tree.depth() > DEEPEST {
+                continue;
+            }
+            let stanza = Stanza::new(tree, self.rng.random());
+            if stanza.xml.len() <= LONGEST {
                 return stanza;
             }
         }

@@ -879,7 +879,13 @@ async fn pipelined(ground: &Ground, rng: &mut StdRng) {
                 let plain = asked.body.is_empty()
                     && asked.headers.len() < 8
                     && asked.headers.iter().all(|(_, value)| value.len() < 200);
-                if !asked.admin && good && plain && asked.method != "CONNECT" && asked.target.len() < 2_000 {
+                if !asked.admin
+                    && !asked.target.starts_with('*')
+                    && good
+                    && plain
+                    && asked.method != "CONNECT"
+                    && asked.target.len() < 2_000
+                {
                     break asked;
                 }
             }
@@ -898,9 +904,16 @@ async fn pipelined(ground: &Ground, rng: &mut StdRng) {
             let _ = writes.shutdown().await;
         });
         let mut buffer = Vec::new();
-        for asked in &asked {
-            let answer = Answer::read(&mut reads, &mut buffer, asked.method == "HEAD").await?;
-            judge(ground, asked, &answer);
+        for (n, asked_) in asked.iter().enumerate() {
+            let answer = Answer::read(&mut reads, &mut buffer, asked_.method == "HEAD").await;
+            let before = n.checked_sub(1).and_then(|n| asked.get(n)).map(|asked| shown(&asked.bytes("")));
+            let answer =
+                answer.map_err(|error| format!("{error} at {}\nbehind {before:?}", shown(&asked_.bytes(""))))?;
+            judge(ground, asked_, &answer);
+            // What cannot be read as a request ends the row by right (RFC 9112 §9.6).
+            if answer.header("connection") == Some("close") {
+                break;
+            }
         }
         let _ = written.await;
         Ok::<(), String>(())

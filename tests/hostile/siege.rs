@@ -15,8 +15,9 @@ use crate::support::client::{Client, Failure, MICROBLOG, entry, items, publish, 
 use crate::support::rookery::Rookery;
 use crate::support::servers::{CROWD, HOST, SOCIAL, Server, at_social};
 
-/// Stanzas of one sender before all of its answers are waited for.
+/// Stanzas of one sender before all of its answers are waited for. The crowd is thirty people.
 const BATCH: usize = 24;
+const BATCH_OF_CROWD: usize = 60;
 /// Rounds between two posts of alice's.
 const POSTS: u64 = 5;
 /// An answer that takes longer counts as missing.
@@ -49,6 +50,8 @@ struct Sender {
     grammar: Grammar,
     /// Ids that had their answer.
     done: HashSet<String>,
+    /// Ids under which something went that may be answered or not.
+    loose: HashSet<String>,
     logins: u32,
 }
 
@@ -86,7 +89,7 @@ impl<'a> Siege<'a> {
             };
             grammar.from_crowd = name == "crowd";
             grammar.may_leave = name == "juliet";
-            senders.push(Sender { name, client, grammar, done: HashSet::new(), logins: 0 });
+            senders.push(Sender { name, client, grammar, done: HashSet::new(), loose: HashSet::new(), logins: 0 });
         }
         let watch = Watch::begin(rookery, server.attached()).await;
         let mut siege = Siege {
@@ -113,8 +116,11 @@ impl<'a> Siege<'a> {
         let mut round = 0u64;
         while begun.elapsed() < span && self.report.findings.len() < ENOUGH {
             round += 1;
-            let batches: Vec<Vec<Stanza>> =
-                self.senders.iter_mut().map(|sender| (0..BATCH).map(|_| sender.grammar.stanza()).collect()).collect();
+            let batches: Vec<Vec<Stanza>> = self
+                .senders
+                .iter_mut()
+                .map(|sender| (0..batch_of(sender)).map(|_| sender.grammar.stanza()).collect())
+                .collect();
             for (n, batch) in batches.iter().enumerate() {
                 self.send(n, batch).await;
             }
@@ -170,12 +176,12 @@ impl<'a> Siege<'a> {
 
     async fn send(&mut self, n: usize, batch: &[Stanza]) {
         for stanza in batch {
-            let xml = stanza.xml();
+            let xml = &stanza.xml;
             self.report.stanzas += 1;
             self.report.bytes += xml.len() as u64;
             let sender = &mut self.senders[n];
             // Where the server has ended the stream, the rest of the batch is lost; `collect` sees it.
-            if tokio::time::timeout(PATIENCE, sender.client.send_raw(&xml)).await.is_err() {
+            if tokio::time::timeout(PATIENCE, sender.client.send_raw(xml)).await.is_err() {
                 self.found(format!("the server took nothing of {} for {PATIENCE:?}", self.senders[n].name));
                 return;
             }
@@ -185,8 +191,11 @@ impl<'a> Siege<'a> {
     /// Waits until every request has its one answer.
     async fn collect(&mut self, n: usize, batch: &[Stanza]) {
         let mut due: BTreeMap<String, usize> = BTreeMap::new();
+        let others = batch.iter().filter(|stanza| request(stanza).is_none());
+        let loose = others.filter_map(|stanza| stanza.tree.get("id")).map(|id| mark(id).to_owned());
+        self.senders[n].loose.extend(loose);
         for stanza in batch {
-            if let Some(id) = request(stanza) {
+            if let Some(id) = request(stanza).filter(|id| !self.senders[n].loose.contains(*id)) {
                 *due.entry(id.to_owned()).or_default() += 1;
                 self.report.requests += 1;
             }
@@ -221,8 +230,8 @@ impl<'a> Siege<'a> {
             let Some(stanza) = batch.iter().find(|stanza| request(stanza) == Some(id.as_str())).cloned() else {
                 continue;
             };
-            let small = self.smaller(n, stanza, "no answer").await;
-            self.found(format!("no answer to {}", small.xml()));
+            let small = self.smaller(n, stanza.clone(), "no answer").await;
+            self.found(format!("no answer to {}\nwhich was {}", small.xml, stanza.xml));
         }
     }
 
@@ -233,8 +242,10 @@ impl<'a> Siege<'a> {
             return;
         }
         if !due.contains_key(id) {
-            if self.senders[n].done.contains(id) {
-                self.found(format!("a second answer to {id}: {}", String::from(stanza)));
+            if self.senders[n].done.contains(id) && !self.senders[n].loose.contains(id) {
+                let asked: Vec<String> =
+                    batch.iter().map(|sent| sent.xml.clone()).filter(|xml| xml.contains(id)).collect();
+                self.found(format!("a second answer to {id}: {}\n{}", String::from(stanza), asked.join("\n")));
             }
             return;
         }
@@ -255,14 +266,15 @@ impl<'a> Siege<'a> {
             }
         };
         if condition.starts_with("internal-server-error") {
-            let xml = asked.map(Stanza::xml).unwrap_or_default();
+            let xml = asked.map(|asked| asked.xml.clone()).unwrap_or_default();
             self.found(format!("internal-server-error ({}) to {xml}", refusal(stanza).text));
         }
-        let to = asked.and_then(|asked| asked.tree.get("to")).unwrap_or_default();
         // Where it is written as it is kept, an answer comes from where the question went.
-        let plain = to.bytes().all(|b| b.is_ascii_lowercase() || b"@.".contains(&b));
-        if plain && stanza.attr("from") != Some(to) {
-            self.found(format!("asked {to}, answered by {:?}: {}", stanza.attr("from"), String::from(stanza)));
+        let plain = |to: &str| to.bytes().all(|b| b.is_ascii_lowercase() || b"@.".contains(&b));
+        let went: Vec<&str> =
+            batch.iter().filter(|asked| request(asked) == Some(id)).filter_map(|asked| asked.tree.get("to")).collect();
+        if went.iter().all(|to| plain(to)) && !went.iter().any(|to| stanza.attr("from") == Some(to)) {
+            self.found(format!("asked {went:?}, answered by {:?}: {}", stanza.attr("from"), String::from(stanza)));
         }
         *self.report.kinds.entry(condition).or_default() += 1;
     }
@@ -290,8 +302,7 @@ impl<'a> Siege<'a> {
             wrong.push(format!("the component does not answer the nurse: {failure}"));
         }
         if !wrong.is_empty() {
-            let sent: Vec<String> = batches.iter().flatten().map(Stanza::xml).collect();
-            let sent: Vec<&str> = sent.iter().map(|xml| clipped(xml)).collect();
+            let sent: Vec<&str> = batches.iter().flatten().map(|stanza| clipped(&stanza.xml)).collect();
             for what in wrong {
                 self.found(format!("{what}\nafter these:\n{}", sent.join("\n")));
             }
@@ -379,8 +390,8 @@ impl<'a> Siege<'a> {
                 if tries > 150 {
                     return best;
                 }
-                let next = Stanza { tree, style: best.style };
-                if self.troubles(n, &next).await {
+                let next = Stanza::new(tree, best.style);
+                if request(&next).is_some() && self.troubles(n, &next).await {
                     best = next;
                     continue 'again;
                 }
@@ -391,10 +402,11 @@ impl<'a> Siege<'a> {
 
     /// Whether this request alone has no answer within two seconds.
     async fn troubles(&mut self, n: usize, stanza: &Stanza) -> bool {
-        let mut probe = stanza.clone();
+        let mut tree = stanza.tree.clone();
         let id = format!("again-{}", self.rng.random::<u32>());
-        probe.tree.set("id", id.clone());
-        if self.senders[n].client.send_raw(&probe.xml()).await.is_err() {
+        tree.set("id", id.clone());
+        let probe = Stanza::new(tree, stanza.style);
+        if self.senders[n].client.send_raw(&probe.xml).await.is_err() {
             self.again(n).await;
             return false;
         }
@@ -412,13 +424,18 @@ impl<'a> Siege<'a> {
     }
 }
 
+fn batch_of(sender: &Sender) -> usize {
+    if sender.grammar.from_crowd { BATCH_OF_CROWD } else { BATCH }
+}
+
 /// The id of a request that we must answer; `None` if it is none, or is not for us.
 fn request(stanza: &Stanza) -> Option<&str> {
     let tree = &stanza.tree;
     let to = tree.get("to")?;
     let bare = to.split('/').next().unwrap_or_default();
     let ours = bare == SOCIAL || bare.strip_suffix(SOCIAL).is_some_and(|rest| rest.ends_with('@'));
-    let asks = tree.name == "iq" && matches!(tree.get("type"), Some("get" | "set"));
+    // With no child, or several, it is no request (RFC 6120 §8.2.3), and servers have their own ways with it.
+    let asks = tree.name == "iq" && matches!(tree.get("type"), Some("get" | "set")) && tree.children().count() == 1;
     tree.get("id").filter(|id| ours && asks && !id.is_empty()).map(mark)
 }
 
