@@ -146,8 +146,30 @@ pub struct Framer {
     /// Bytes not yet given out. Within a stanza it begins at the stanza's `<`, unless that is being skipped.
     buf: BytesMut,
     scan: Scan,
-    skip: Option<Skipped>,
+    skip: Option<Skip>,
     closed: bool,
+}
+
+/// A stanza that is being read past.
+struct Skip {
+    head: BytesMut,
+    /// Whether its start tag goes on: servers write attributes in any order, so who sent it may stand at the end.
+    open: bool,
+    why: Excess,
+    bytes: u64,
+}
+
+impl Skip {
+    /// Takes what was seen of the start tag. `head_end`: where it ends in `seen`, 0 if it does not.
+    fn take(&mut self, seen: &[u8], head_end: usize, limits: &Limits) {
+        self.bytes += seen.len() as u64;
+        if self.open {
+            self.open = head_end == 0;
+            let tag = seen.get(..head_end).filter(|tag| !tag.is_empty()).unwrap_or(seen);
+            let room = limits.tag_bytes.saturating_sub(self.head.len());
+            self.head.extend_from_slice(&tag[..tag.len().min(room)]);
+        }
+    }
 }
 
 impl Framer {
@@ -174,7 +196,7 @@ impl Framer {
             match self.scan.run(&self.buf, &self.limits, self.skip.is_some())? {
                 Step::More => {
                     if let Some(skip) = &mut self.skip {
-                        skip.bytes += self.buf.len() as u64;
+                        skip.take(&self.buf, self.scan.head_end, &self.limits);
                         self.buf.clear();
                         self.scan.at = 0;
                     }
@@ -209,18 +231,19 @@ impl Framer {
     fn begin_skip(&mut self, why: Excess) {
         let seen = self.scan.take();
         // While the first tag is still open, what was seen of it is the head.
-        let head = if self.scan.head_end == 0 { seen } else { self.scan.head_end };
-        let head = Bytes::copy_from_slice(&self.buf[..head.min(seen)]);
+        let open = self.scan.head_end == 0;
+        let head = if open { seen } else { self.scan.head_end };
+        let head = BytesMut::from(&self.buf[..head.min(seen)]);
         self.buf.advance(seen);
-        self.skip = Some(Skipped { head, why, bytes: seen as u64 });
+        self.skip = Some(Skip { head, open, why, bytes: seen as u64 });
     }
 
     fn give(&mut self) -> Frame {
         let end = self.scan.take();
-        if let Some(mut skipped) = self.skip.take() {
-            skipped.bytes += end as u64;
+        if let Some(mut skip) = self.skip.take() {
+            skip.take(&self.buf[..end], self.scan.head_end, &self.limits);
             self.buf.advance(end);
-            return Frame::Skipped(skipped);
+            return Frame::Skipped(Skipped { head: skip.head.freeze(), why: skip.why, bytes: skip.bytes });
         }
         if end > COPY_UP_TO {
             return Frame::Stanza(self.buf.split_to(end).freeze());
