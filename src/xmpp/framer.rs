@@ -45,7 +45,7 @@ pub enum Frame {
 /// What is left of a stanza that was not kept.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// Its start tag; cut short if the tag itself was over a limit.
+    /// Its start tag, as far as [`Limits::tag_bytes`] goes.
     pub head: Bytes,
     pub why: Excess,
     /// How long it was.
@@ -628,7 +628,7 @@ mod tests {
             ("<a id='1'><b><c><d><e></e></d></c></b></a>", Excess::Depth, "<a id='1'>"),
             ("<a id='1'><b><c><d><e/></d></c></b></a>", Excess::Depth, "<a id='1'>"),
             ("<a id='1'><b a='' b='' c='' d=''/></a>", Excess::Attributes, "<a id='1'>"),
-            ("<a id='1' b='' c='' d=''/>", Excess::Attributes, "<a id='1' b='' c='' d='"),
+            ("<a id='1' b='' c='' d=''/>", Excess::Attributes, "<a id='1' b='' c='' d=''/>"),
             ("<a id='1'><bbbbbbbbbbbbbbbbbbbbb/></a>", Excess::NameBytes, "<a id='1'>"),
             ("<a id='1'><!-- </a> --></a>", Excess::RestrictedXml, "<a id='1'>"),
             ("<a id='1'><?x </a>?></a>", Excess::RestrictedXml, "<a id='1'>"),
@@ -642,6 +642,27 @@ mod tests {
             assert_eq!((skipped.why, skipped.bytes), (why, stanza.len() as u64), "{stanza}");
             assert_eq!(skipped.head, head.as_bytes(), "{stanza}");
         }
+    }
+
+    #[test]
+    fn a_tag_of_too_many_attributes_says_whose_it_is_also_at_its_end() {
+        let opened = || Framer { limits: Limits::default(), ..small() };
+        let many: String = (0..200).map(|n| format!(" a{n}='x'")).collect();
+        let tag = format!("<iq type='get'{many} id='1' from='a@b' to='c'");
+        for (tail, portion) in [("/>", 7), ("><x/></iq>", 7), ("/>", 100_000), ("><x/></iq>", 100_000)] {
+            let stanza = format!("{tag}{tail}");
+            let portions: Vec<&[u8]> = stanza.as_bytes().chunks(portion).collect();
+            let (all, _) = feed(&mut opened(), &portions);
+            let [Frame::Skipped(skipped)] = &all[..] else { panic!("{tail}: {all:?}") };
+            let head = format!("{tag}{}", if tail == "/>" { "/>" } else { ">" });
+            assert_eq!((skipped.why, &skipped.head[..]), (Excess::Attributes, head.as_bytes()));
+            assert_eq!(skipped.bytes, stanza.len() as u64);
+        }
+        // Not without end.
+        let endless = format!("<iq type='get'{many} x='{}'/>", "y".repeat(1_000_000));
+        let (all, _) = feed(&mut opened(), &[endless.as_bytes()]);
+        let [Frame::Skipped(skipped)] = &all[..] else { panic!("it was kept") };
+        assert_eq!(skipped.head.len(), Limits::default().tag_bytes);
     }
 
     #[test]

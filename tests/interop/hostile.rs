@@ -134,6 +134,14 @@ fn cases() -> Vec<(&'static str, String)> {
             let attributes: String = (0..1_000).map(|n| format!(" a{n}='x'")).collect();
             format!("<message to='SERVICE' id='NUMBER'><x xmlns='u:x'{attributes}/></message>")
         }),
+        ("200 attributes on the iq itself", {
+            let attributes: String = (0..200).map(|n| format!(" a{n}='x'")).collect();
+            format!("<iq type='get'{attributes} to='ALICE' id='NUMBER'><ping xmlns='urn:xmpp:ping'/></iq>")
+        }),
+        ("200 attributes in an iq to a resource that is none", {
+            let attributes: String = (0..200).map(|n| format!(" a{n}='x'")).collect();
+            format!("<iq type='get' to='SERVICE/\u{1f469}' id='NUMBER'><x xmlns='u:x'{attributes}/></iq>")
+        }),
         (
             "5,000 children",
             format!("<message to='SERVICE' id='NUMBER'><x xmlns='u:x'>{}</x></message>", "<y/>".repeat(5_000)),
