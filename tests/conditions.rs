@@ -331,7 +331,7 @@ fn check(row: &Row, answer: &Element) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_for_a_limit_is_answered_whatever_it_was_addressed_to() {
     for to in [" to='@@'", " to='social.example.org/\u{1f469}'", " to='elsewhere.example'", ""] {
-        let mut world = World::new(Setup::default());
+        let world = World::new(Setup::default());
         let head = Head::salvage(format!("<iq type='get' id='q' from='{JULIET}'{to}>").as_bytes());
         let why = Refusal::StanzaTooBig.to_string();
         world.brings(Refused { head, refusal: Refusal::StanzaTooBig, why });

@@ -90,6 +90,7 @@ pub fn router(health: Health) -> Router {
         .route("/healthz", get(|| async { (no_store(), "alive\n") }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here") })
         .with_state(Arc::new(health))
 }
 

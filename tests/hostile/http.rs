@@ -320,7 +320,8 @@ const PROBE: &str = "<pr'o\"be>";
 fn not_plain(answer: &Answer, type_: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&answer.body);
     match type_ {
-        "" if answer.body.is_empty() => None,
+        // What cannot be read as a request at all is hyper's to refuse; the connection ends with it.
+        "" if answer.body.is_empty() && answer.header("connection") == Some("close") && answer.status != 404 => None,
         type_ if type_.starts_with("text/html") => None,
         type_ if type_.starts_with("text/plain") => {
             let words =
