@@ -342,6 +342,39 @@ async fn a_last_item_is_sent_only_if_it_is_still_due() {
 }
 
 #[tokio::test]
+async fn who_asks_is_told_to_those_who_own_the_node_while_it_waits_for_them() {
+    for (change, told) in
+        [("nothing", true), ("approved", false), ("withdrawn", false), ("given up", false), ("deleted", false)]
+    {
+        let server = FakeServer::start().await;
+        let (mut rig, mut peer) = Rig::up(&server).await;
+        rig.publish("0").await;
+        rig.configure("pubsub#access_model", "authorize").await;
+        let owners = [(romeo().to_bare(), Affiliation::Owner)].to_vec();
+        rig.service.set_affiliations(Turn::free(), alice(), news(), owners).await.unwrap();
+        let nurse = Jid::new("nurse@elsewhere.example").unwrap();
+        rig.service.subscribe(Turn::free(), nurse.clone(), nurse.clone(), news()).await.unwrap();
+        let tasks = rig.tasks(1).await;
+        assert!(matches!(tasks[0].event.what, What::Requested { .. }), "{tasks:?}");
+        match change {
+            "approved" => rig.service.approve(Turn::free(), alice(), nurse, news(), None, true).await.unwrap(),
+            "withdrawn" => rig.service.unsubscribe(Turn::free(), nurse.clone(), nurse, news(), None).await.unwrap(),
+            "given up" => {
+                let none = [(romeo().to_bare(), Affiliation::None)].to_vec();
+                rig.service.set_affiliations(Turn::free(), romeo(), news(), none).await.unwrap();
+            }
+            "deleted" => rig.service.delete(Turn::free(), alice(), news()).await.unwrap(),
+            _ => {}
+        }
+        let owner = Destination::Jid(romeo().to_bare().to_string());
+        rig.notifier.deliver(owner, tasks.clone(), rig.report.clone()).await;
+        let sent = before_marker(&rig, &mut peer).await;
+        assert_eq!(sent.len(), usize::from(told), "{change}: {sent:?}");
+        assert_eq!(rig.outcomes(1).await, [(tasks[0].seq, DONE)], "{change}");
+    }
+}
+
+#[tokio::test]
 async fn who_loses_access_while_a_fan_out_is_under_way_is_told_no_more() {
     let server = FakeServer::start().await;
     let (mut rig, mut peer) = Rig::up(&server).await;

@@ -14,7 +14,7 @@ use super::envelope::{Stanza, Xml};
 use super::event;
 use super::link::{LinkHandle, Position, SendError};
 use super::presence;
-use crate::base::jid::read_jid;
+use crate::base::jid::read_bare_jid;
 use crate::domain::delivery::{Destination, Outcome, Scope};
 use crate::domain::event::{Event, What};
 use crate::domain::item::Item;
@@ -444,14 +444,25 @@ impl Audience {
 
 /// The one JID that an Event concerns, or an owner, if it is still to be told.
 fn only(r: &dyn Read, event: &Event, owner: &str) -> kv::Result<Vec<Jid>> {
-    if !still_due(r, event)? {
-        return Ok(Vec::new());
-    }
     let to = match &event.what {
-        What::Subscription { jid, .. } | What::LastItem { jid, .. } => Some(jid.clone()),
-        _ => read_jid(owner),
+        // It concerns only that JID.
+        What::Subscription { jid, .. } => Some(jid.clone()),
+        What::LastItem { jid, .. } => still_due(r, event)?.then(|| jid.clone()),
+        What::Requested { jid, subid } => match read_bare_jid(owner) {
+            Some(owner) if asks_still(r, event, jid, subid, &owner)? => Some(owner.into()),
+            _ => None,
+        },
+        _ => None,
     };
     Ok(to.into_iter().collect())
+}
+
+/// Whether a request still waits for an answer, and `owner` is still one who gives it: who asks is nobody else's business.
+fn asks_still(r: &dyn Read, event: &Event, jid: &Jid, subid: &str, owner: &BareJid) -> kv::Result<bool> {
+    let node = &event.node;
+    let is_live = r.node_named(&node.service, &node.name)?.is_some_and(|now| now.id == node.id);
+    let asks = r.subscription(node.id, jid)?.is_some_and(|s| s.subid == subid && s.state == SubscriptionState::Pending);
+    Ok(is_live && asks && r.affiliation(node.id, owner)? == Affiliation::Owner)
 }
 
 /// Those of `rows` who are to be told, and where to go on; `most`: of so many there would be more.
@@ -505,8 +516,7 @@ fn is_told(r: &dyn Read, audience: &Audience, event: &Event, subscription: &Subs
     })
 }
 
-/// Whether a last item may still be sent: the subscription, the item and the right to see it are as they were. Other
-/// news of one JID concern only that JID.
+/// Whether a last item may still be sent: the subscription, the item and the right to see it are as they were.
 fn still_due(r: &dyn Read, event: &Event) -> kv::Result<bool> {
     let What::LastItem { jid, subid, item, version, .. } = &event.what else { return Ok(true) };
     let Some(node) = r.node(event.node.id)? else { return Ok(false) };
