@@ -22,7 +22,7 @@ use rookery::domain::delivery::{Destination, Outcome};
 use rookery::domain::event::{Event, What};
 use rookery::domain::item::ItemId;
 use rookery::domain::node::{NodeAddress, NodeName};
-use rookery::domain::subscription::Affiliation;
+use rookery::domain::subscription::{Affiliation, SubscriptionState};
 use rookery::network::{Network, Report, Said, Task};
 use rookery::service::node::remove_comments;
 use rookery::service::publish::{Payload, Publish};
@@ -372,6 +372,28 @@ async fn who_asks_is_told_to_those_who_own_the_node_while_it_waits_for_them() {
         assert_eq!(sent.len(), usize::from(told), "{change}: {sent:?}");
         assert_eq!(rig.outcomes(1).await, [(tasks[0].seq, DONE)], "{change}");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_subscription_is_told_although_the_node_is_gone() {
+    let server = FakeServer::start().await;
+    let (mut rig, mut peer) = Rig::up(&server).await;
+    rig.publish("0").await;
+    rig.subscribe().await;
+    for state in [SubscriptionState::Pending, SubscriptionState::Subscribed] {
+        rig.service.set_subscriptions(Turn::free(), alice(), news(), vec![(romeo(), Some(state))]).await.unwrap();
+    }
+    rig.service.set_subscriptions(Turn::free(), alice(), news(), vec![(romeo(), None)]).await.unwrap();
+    let tasks = rig.tasks(3).await;
+    rig.service.delete(Turn::free(), alice(), news()).await.unwrap();
+    let nid = tasks[0].event.node.id;
+    // What the sweep does at last.
+    let forget = rig.store.commit(rookery::store::Lane::Background, move |tx| Ok(Ok::<(), ()>(tx.forget_node(nid)?)));
+    forget.await.unwrap().unwrap();
+    rig.notifier.deliver(Destination::Jid(romeo().to_string()), tasks.clone(), rig.report.clone()).await;
+    // That it began is not true any more.
+    assert_eq!(before_marker(&rig, &mut peer).await, [format!("e{}", tasks[2].seq)]);
+    assert!(rig.outcomes(3).await.iter().all(|(_, said)| *said == DONE));
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ use super::link::{LinkHandle, Position, SendError};
 use super::presence;
 use crate::base::jid::read_bare_jid;
 use crate::domain::delivery::{Destination, Outcome, Scope};
-use crate::domain::event::{Event, What};
+use crate::domain::event::{Event, NodeRef, What};
 use crate::domain::item::Item;
 use crate::domain::node::{Node, NodeId, NodeKind};
-use crate::domain::node_config::AccessModel;
+use crate::domain::node_config::{AccessModel, NodeConfig};
 use crate::domain::policy::{Standing, Verb, Viewer, may, may_see};
 use crate::domain::subscription::{Affiliation, Subscription, SubscriptionState};
 use crate::network::{Network, Plan, PlanPage, Report, Task};
@@ -141,6 +141,19 @@ struct Ready {
     to: Vec<Jid>,
     /// Where to go on.
     next: Option<Vec<u8>>,
+}
+
+impl Ready {
+    /// What is still told of a node that was swept away: that a subscription has ended. It was promised, and says nothing
+    /// of the node but its name.
+    fn without_node(event: &Event) -> Option<Ready> {
+        let What::Subscription { jid, state: None, .. } = &event.what else { return None };
+        let NodeRef { id, service, name, kind } = event.node.clone();
+        let (creator, config) = (service.clone(), NodeConfig::default_for(kind));
+        let node = Node { id, service, name, kind, creator, created: event.at, config, posts: None };
+        let audience = Audience { node: Arc::new(node), item: None, affiliations: None };
+        Some(Ready { audience, to: vec![jid.clone()], next: None })
+    }
 }
 
 /// What was sent of a batch.
@@ -373,7 +386,7 @@ fn ready(r: &dyn Read, destination: &Destination, tasks: &VecDeque<Task>) -> kv:
             shared = Shared::read(r, event.node.id)?;
         }
         let Some(shared) = &mut shared else {
-            all.push(None);
+            all.push(Ready::without_node(event));
             continue;
         };
         let item = match &event.what {
