@@ -1,7 +1,7 @@
 //! The queue's promises, shown with a network that does what the test says: every delivery is made, in order per
 //! destination, whatever fails in between, and nothing is kept that nobody needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -141,7 +141,8 @@ impl Network for Handle {
         if self.0.poison == Some(item.as_str()) {
             return Err(KvError::Damaged("on purpose".into()));
         }
-        let from: usize = std::str::from_utf8(cursor).unwrap().parse().unwrap_or(0);
+        let first = if item == "for-the-last" { self.0.destinations.len() - 1 } else { 0 };
+        let from: usize = std::str::from_utf8(cursor).unwrap().parse().unwrap_or(first);
         let to = (from + limit).min(self.0.destinations.len());
         let plans = self.0.destinations[from..to]
             .iter()
@@ -219,6 +220,8 @@ struct Troubled {
     stuck: Mutex<Option<&'static str>>,
     /// Deliveries that were planned.
     planned: AtomicUsize,
+    /// Whether the next batches that plan deliveries are refused.
+    unplannable: Mutex<VecDeque<bool>>,
 }
 
 impl Troubled {
@@ -252,7 +255,11 @@ impl Kv for Troubled {
             std::thread::sleep(Duration::from_millis(10));
         }
         let planned = batch.iter().filter(|(key, value)| key.first() == Some(&b'd') && value.is_some());
-        self.planned.fetch_add(planned.count(), Ordering::SeqCst);
+        let planned = planned.count();
+        if planned > 0 && self.unplannable.lock().unwrap().pop_front() == Some(true) {
+            return Err(KvError::Io("on purpose".into()));
+        }
+        self.planned.fetch_add(planned, Ordering::SeqCst);
         let ended = || batch.iter().filter(|(key, value)| key.first() == Some(&b'd') && value.is_none());
         let stuck =
             self.stuck.lock().unwrap().is_some_and(|name| {
@@ -810,6 +817,25 @@ async fn a_big_audience_is_planned_in_pieces() {
     assert_eq!(house.fake.seen.lock().unwrap().done.len(), 6000, "each exactly once");
     assert_eq!(house.fake.items_at("c2999"), ["a", "b"]);
     house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_big_audience_does_not_overtake_it_where_plans_failed_together() {
+    let names: Vec<String> = (0..600).map(|i| format!("c{i:04}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let kv = Troubled::new();
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::to(&names, |_, _, _| DONE));
+    // All together, then two of them one by one, then what was left: what is behind has time to go.
+    kv.unplannable.lock().unwrap().extend([true, false, false, true, true]);
+    house.publish("for-all", "a").await;
+    house.publish("for-the-last", "b").await;
+    house.start();
+    house.until("both", SECOND, |fake| fake.items_at("c0599").len() == 2).await;
+    assert_eq!(house.fake.items_at("c0599"), ["for-all", "for-the-last"]);
+    house.until_nothing_is_owed().await;
+    assert_eq!(house.fake.seen.lock().unwrap().done.len(), 601);
     house.stop().await;
 }
 

@@ -159,7 +159,14 @@ impl Relay {
             Err(_) => {
                 for seq in seqs {
                     match plan(&self.parts, &[seq]).await {
-                        Ok(plans) => self.take(plans),
+                        Ok(plans) => {
+                            let is_over = plans.over.contains(&seq);
+                            self.take(plans);
+                            // What is planned in part goes before what stands behind it, also to those not reached yet.
+                            if !is_over {
+                                break;
+                            }
+                        }
                         Err(error) => self.blame(seq, error).await?,
                     }
                 }
