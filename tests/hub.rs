@@ -533,6 +533,10 @@ async fn requests_for_one_host_are_bounded_and_told_when_to_come_back() {
         assert!(taken < 1000, "no bound");
     };
     assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "1"));
+    // A bound is one of time, and not of what the machine's clock is set to.
+    world.house.clock.set_forward(Duration::from_secs(86_400));
+    assert_eq!(world.ask("subscribe", "/again", &[]).await.status, 429);
+    world.house.clock.set_back(Duration::from_secs(2 * 86_400));
     world.house.advance(1);
     assert_eq!(world.ask("subscribe", "/again", &[]).await.status, 202);
 }

@@ -534,6 +534,30 @@ async fn a_silent_server_is_pinged_and_then_given_up() {
     reaches(&rig, "silent", |s| matches!(s, LinkState::Connecting { why: Some(Trouble::Silent { .. }), .. })).await;
 }
 
+/// The link is up, its reader at work, and what is sent now is read.
+async fn in_touch(peer: &mut Peer) {
+    peer.send(&format!("<iq from='{HOST}' to='{COMPONENT}' id='touch' type='get'><q xmlns='urn:q'/></iq>")).await;
+    while id(&peer.expect("an answer").await) != "touch" {}
+}
+
+#[tokio::test]
+async fn who_sets_the_clock_neither_ends_a_healthy_link_nor_keeps_it_from_being_watched() {
+    let server = FakeServer::start().await;
+    let clock = Clock::manual(Timestamp::from_secs(100_000));
+    let (rig, mut peer) = up_with(&server, config(&server), clock.clone()).await;
+    peer.echoes = 0;
+    in_touch(&mut peer).await;
+    clock.set_forward(Duration::from_secs(3_600));
+    clock.advance(Duration::from_secs(31));
+    next_ping(&mut peer).await;
+    in_touch(&mut peer).await;
+    assert!(matches!(*rig.link.state().borrow(), LinkState::Online { session: 1, .. }));
+    clock.set_back(Duration::from_secs(7_200));
+    clock.advance(Duration::from_secs(61));
+    next_ping(&mut peer).await;
+    assert!(matches!(*rig.link.state().borrow(), LinkState::Online { session: 1, .. }));
+}
+
 #[tokio::test]
 async fn stanzas_to_ourselves_tell_whether_another_process_is_attached() {
     for (echoes, verdict) in [(8, Instance::Alone), (5, Instance::Shared), (0, Instance::Unknown)] {

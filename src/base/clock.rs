@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -65,36 +65,53 @@ impl fmt::Debug for Timestamp {
     }
 }
 
+/// Microseconds since the clock was made: what intervals are measured by. Unlike a [`Timestamp`] it never jumps, whoever
+/// sets the machine's clock; of another clock, or another process, it says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    pub fn plus(self, d: Duration) -> Self {
+        Moment(self.0.saturating_add(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long from `earlier` to this; zero if `earlier` is later.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// A handle on the clock in use; cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Clock(Kind);
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 enum Kind {
-    #[default]
-    System,
+    System { made: Instant },
     Manual(Arc<Mutex<Manual>>),
 }
 
 struct Manual {
     now: Timestamp,
+    moment: Moment,
     next: u64,
-    sleepers: BTreeMap<(Timestamp, u64), oneshot::Sender<()>>,
+    sleepers: BTreeMap<(Moment, u64), oneshot::Sender<()>>,
 }
 
 impl Clock {
     pub fn system() -> Self {
-        Clock(Kind::System)
+        Clock(Kind::System { made: Instant::now() })
     }
 
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(now: Timestamp) -> Self {
-        Clock(Kind::Manual(Arc::new(Mutex::new(Manual { now, next: 0, sleepers: BTreeMap::new() }))))
+        let manual = Manual { now, moment: Moment::default(), next: 0, sleepers: BTreeMap::new() };
+        Clock(Kind::Manual(Arc::new(Mutex::new(manual))))
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System => {
+            Kind::System { .. } => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
             }
@@ -102,10 +119,18 @@ impl Clock {
         }
     }
 
+    /// The same time as [`Clock::sleep`] takes.
+    pub fn moment(&self) -> Moment {
+        match &self.0 {
+            Kind::System { made } => Moment::default().plus(made.elapsed()),
+            Kind::Manual(m) => lock(m).moment,
+        }
+    }
+
     /// Sleeps by this clock: real time, or until a test has moved the clock that far.
     pub async fn sleep(&self, d: Duration) {
         match &self.0 {
-            Kind::System => tokio::time::sleep(d).await,
+            Kind::System { .. } => tokio::time::sleep(d).await,
             Kind::Manual(m) => {
                 let woken = {
                     let mut m = lock(m);
@@ -113,7 +138,7 @@ impl Clock {
                         return;
                     }
                     let (tx, rx) = oneshot::channel();
-                    let key = (m.now.plus(d), m.next);
+                    let key = (m.moment.plus(d), m.next);
                     m.next += 1;
                     m.sleepers.insert(key, tx);
                     rx
@@ -123,24 +148,31 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock back; who sleeps, sleeps as long as was meant. Does nothing to the system's clock.
+    /// Sets a manual clock back, as an administrator does; who sleeps, sleeps as long as was meant. Does nothing to the
+    /// system's clock.
     pub fn set_back(&self, d: Duration) {
         if let Kind::Manual(m) = &self.0 {
             let mut m = lock(m);
-            let back = |at: Timestamp| Timestamp(at.0.saturating_sub(i64::try_from(d.as_micros()).unwrap_or(i64::MAX)));
-            m.now = back(m.now);
-            m.sleepers = std::mem::take(&mut m.sleepers).into_iter().map(|((at, n), tx)| ((back(at), n), tx)).collect();
+            m.now = Timestamp(m.now.0.saturating_sub(i64::try_from(d.as_micros()).unwrap_or(i64::MAX)));
         }
     }
 
-    /// Moves a manual clock on and wakes who slept until then. Does nothing to the system's clock.
-    pub fn advance(&self, d: Duration) {
+    /// Sets a manual clock forward; likewise.
+    pub fn set_forward(&self, d: Duration) {
         if let Kind::Manual(m) = &self.0 {
             let mut m = lock(m);
             m.now = m.now.plus(d);
+        }
+    }
+
+    /// Lets time pass by a manual clock, and wakes who slept until then. Does nothing to the system's clock.
+    pub fn advance(&self, d: Duration) {
+        if let Kind::Manual(m) = &self.0 {
+            let mut m = lock(m);
+            (m.now, m.moment) = (m.now.plus(d), m.moment.plus(d));
             let later = {
-                let now = m.now;
-                m.sleepers.split_off(&(Timestamp(now.0.saturating_add(1)), 0))
+                let now = m.moment;
+                m.sleepers.split_off(&(Moment(now.0.saturating_add(1)), 0))
             };
             for (_, tx) in std::mem::replace(&mut m.sleepers, later) {
                 let _ = tx.send(());
@@ -182,5 +214,28 @@ mod tests {
         assert!(!long.is_finished());
         clock.advance(Duration::from_secs(4));
         long.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_sets_the_clock_moves_no_moment_and_no_sleeper() {
+        let clock = Clock::manual(Timestamp::from_secs(10_000));
+        let sleeper = clock.clone();
+        let asleep = tokio::spawn(async move { sleeper.sleep(Duration::from_secs(5)).await });
+        tokio::task::yield_now().await;
+        let begun = clock.moment();
+        clock.set_back(Duration::from_secs(3_600));
+        clock.set_forward(Duration::from_secs(7_200));
+        assert_eq!((clock.now(), clock.moment()), (Timestamp::from_secs(13_600), begun));
+        clock.advance(Duration::from_secs(4));
+        tokio::task::yield_now().await;
+        assert!(!asleep.is_finished());
+        clock.advance(Duration::from_secs(1));
+        asleep.await.unwrap();
+        assert_eq!(clock.moment().since(begun), Duration::from_secs(5));
+        let system = Clock::system();
+        assert!(
+            system.moment() < Moment::default().plus(Duration::from_secs(3_600))
+                && system.clone().moment() >= system.moment()
+        );
     }
 }

@@ -298,11 +298,11 @@ impl Request {
         let edge = self.edge.clone();
         let id = self.envelope.head.id.as_deref().unwrap_or_default();
         let key = Key::new(&self.from, &self.to, id, &self.envelope.slice(self.payload()?));
-        if let Some(answer) = edge.0.memory.recall(&key, edge.service().clock.now()) {
+        if let Some(answer) = edge.0.memory.recall(&key, edge.service().clock.moment()) {
             return Ok(answer);
         }
         let answer = write(self).await?;
-        edge.0.memory.keep(key, &answer, edge.service().clock.now());
+        edge.0.memory.keep(key, &answer, edge.service().clock.moment());
         Ok(answer)
     }
 }

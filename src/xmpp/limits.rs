@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use jid::BareJid;
 
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Moment};
 
 /// A token bucket: so many a second on the long run, so many at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -111,7 +111,7 @@ impl Gate {
     pub fn count(&self, from: &BareJid) -> Counted {
         let limits = &self.0.limits;
         let host = from.domain().as_str();
-        let now = self.0.clock.now();
+        let now = self.0.clock.moment();
         let mut state = self.lock();
         let state = &mut *state;
         if state.trusted.iter().any(|trusted| trusted == host) {
@@ -150,7 +150,7 @@ impl Gate {
 
     /// Whether the chat words of `from` are answered once more.
     pub fn chat(&self, from: &BareJid) -> bool {
-        let now = self.0.clock.now();
+        let now = self.0.clock.moment();
         self.lock().chats.take(from, self.0.limits.chat, now)
     }
 
@@ -218,16 +218,16 @@ struct Buckets {
     hasher: RandomState,
     /// Of all those who have none of their own.
     shared: Option<Bucket>,
-    swept: Timestamp,
+    swept: Moment,
 }
 
 struct Bucket {
     tokens: f64,
-    at: Timestamp,
+    at: Moment,
 }
 
 impl Buckets {
-    fn take(&mut self, key: impl Hash, rate: Rate, now: Timestamp) -> bool {
+    fn take(&mut self, key: impl Hash, rate: Rate, now: Moment) -> bool {
         let key = self.hasher.hash_one(key);
         if self.all.len() >= REMEMBERED && !self.all.contains_key(&key) && now.since(self.swept).as_secs() >= 1 {
             // A full bucket says no more than none.
@@ -250,7 +250,7 @@ impl Buckets {
 }
 
 impl Bucket {
-    fn filled(&self, rate: Rate, now: Timestamp) -> f64 {
+    fn filled(&self, rate: Rate, now: Moment) -> f64 {
         (self.tokens + now.since(self.at).as_secs_f64() * rate.per_second).min(rate.burst)
     }
 }
@@ -258,6 +258,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Timestamp;
     use std::time::Duration;
 
     fn gate(limits: Limits) -> (Gate, Clock) {
@@ -311,7 +312,7 @@ mod tests {
     fn beyond_the_buckets_that_are_kept_strangers_share_one() {
         let rate = Rate { per_second: 1.0, burst: 2.0 };
         let mut buckets = Buckets::default();
-        let now = Timestamp::from_secs(1_000);
+        let now = Moment(1_000_000_000);
         assert_eq!((0..REMEMBERED).filter(|n| buckets.take(n, rate, now)).count(), REMEMBERED);
         let taken = |buckets: &mut Buckets, now| (0..10).filter(|n| buckets.take(REMEMBERED + n, rate, now)).count();
         assert_eq!(taken(&mut buckets, now), 2, "all together");

@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use jid::{BareJid, Jid};
 
 use super::envelope::Xml;
-use crate::base::clock::Timestamp;
+use crate::base::clock::Moment;
 
 /// How long an answer is remembered, how many are, how large one may be, and all together with what keeps them.
 const KEPT: Duration = Duration::from_secs(300);
@@ -45,21 +45,21 @@ pub struct Memory(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    answers: HashMap<Key, (Timestamp, Xml)>,
-    order: VecDeque<(Timestamp, Key)>,
+    answers: HashMap<Key, (Moment, Xml)>,
+    order: VecDeque<(Moment, Key)>,
     /// Of the answers.
     bytes: usize,
 }
 
 impl Memory {
     /// The answer that the same write had.
-    pub fn recall(&self, key: &Key, now: Timestamp) -> Option<Xml> {
+    pub fn recall(&self, key: &Key, now: Moment) -> Option<Xml> {
         let kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
         let (at, answer) = kept.answers.get(key)?;
         (now.since(*at) < KEPT).then(|| answer.clone())
     }
 
-    pub fn keep(&self, key: Key, answer: &Xml, now: Timestamp) {
+    pub fn keep(&self, key: Key, answer: &Xml, now: Moment) {
         if answer.len() > ANSWER_MOST {
             return;
         }
@@ -93,7 +93,7 @@ mod tests {
         let memory = Memory::default();
         let (juliet, service) = (Jid::new("juliet@example.org/a").unwrap(), BareJid::new("c.example").unwrap());
         let key = |id: &str, payload: &[u8]| Key::new(&juliet, &service, id, payload);
-        let (then, answer) = (Timestamp::from_secs(1_000), Xml::canonical("<a/>"));
+        let (then, answer) = (Moment(1_000_000_000), Xml::canonical("<a/>"));
         memory.keep(key("1", b"x"), &answer, then);
         assert_eq!(memory.recall(&key("1", b"x"), then), Some(answer.clone()));
         assert_eq!(memory.recall(&key("2", b"x"), then), None);
@@ -109,13 +109,13 @@ mod tests {
     fn what_is_remembered_is_bounded_in_bytes_however_long_ids_and_answers_are() {
         let memory = Memory::default();
         let (juliet, service) = (Jid::new("juliet@example.org/a").unwrap(), BareJid::new("c.example").unwrap());
-        let then = Timestamp::from_secs(1_000);
+        let then = Moment(1_000_000_000);
         let long = Xml::canonical("x".repeat(ANSWER_MOST));
         for n in 0..5_000 {
             let id = format!("{n}{}", "i".repeat(60_000));
             memory.keep(Key::new(&juliet, &service, &id, b"x"), &long, then);
         }
-        assert!(std::mem::size_of::<(Timestamp, Key)>() <= 64, "a key is as long as its parts");
+        assert!(std::mem::size_of::<(Moment, Key)>() <= 64, "a key is as long as its parts");
         let kept = memory.0.lock().unwrap();
         let bytes: usize = kept.answers.values().map(|(_, answer)| answer.len()).sum();
         assert!(bytes <= BYTES_MOST && bytes > BYTES_MOST / 2 && kept.bytes == bytes, "{bytes} bytes");
@@ -126,7 +126,7 @@ mod tests {
         let memory = Memory::default();
         let (juliet, service) = (Jid::new("juliet@example.org/a").unwrap(), BareJid::new("c.example").unwrap());
         let key = Key::new(&juliet, &service, "1", b"x");
-        let then = Timestamp::from_secs(1_000);
+        let then = Moment(1_000_000_000);
         for n in 0..3 {
             memory.keep(key, &Xml::canonical("<a/>"), then.plus(Duration::from_secs(n)));
         }

@@ -26,7 +26,7 @@ use url::Url;
 
 use super::OStatus;
 use super::wish::{NO_TOPIC, Wish, Wrong};
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Moment};
 use crate::domain::error::Refusal;
 use crate::http::client::Client;
 use crate::http::problem::{busy, problem};
@@ -141,18 +141,18 @@ impl Bounds {
         let over = |status, words| move |seconds| Over { status, words, seconds };
         let host = callback.host_str().unwrap_or_default().to_owned();
         self.hosts
-            .take(host, clock.now())
+            .take(host, clock.moment())
             .map_err(over(StatusCode::TOO_MANY_REQUESTS, "too many requests for callbacks at this host"))?;
         let addresses = self.addresses(client, callback).await;
-        take_networks(&self.networks, &addresses, clock.now())
+        take_networks(&self.networks, &addresses, clock.moment())
             .map_err(over(StatusCode::SERVICE_UNAVAILABLE, "too many requests for callbacks in this network"))?;
         self.all
-            .take((), clock.now())
+            .take((), clock.moment())
             .map_err(over(StatusCode::SERVICE_UNAVAILABLE, "too many requests for subscriptions at the moment"))
     }
 
     /// Counts a question to a callback at these addresses; else the seconds after which it may be asked.
-    pub(super) fn asking(&self, addresses: &[IpAddr], now: Timestamp) -> Result<(), u32> {
+    pub(super) fn asking(&self, addresses: &[IpAddr], now: Moment) -> Result<(), u32> {
         take_networks(&self.asking, addresses, now)
     }
 
@@ -173,7 +173,7 @@ impl Bounds {
     }
 }
 
-fn take_networks(buckets: &Buckets<IpAddr>, addresses: &[IpAddr], now: Timestamp) -> Result<(), u32> {
+fn take_networks(buckets: &Buckets<IpAddr>, addresses: &[IpAddr], now: Moment) -> Result<(), u32> {
     let networks: BTreeSet<IpAddr> = addresses.iter().map(|ip| network(*ip)).collect();
     networks.into_iter().try_for_each(|network| buckets.take(network, now))
 }
@@ -194,7 +194,7 @@ struct Buckets<K> {
 
 struct Bucket {
     tokens: f64,
-    at: Timestamp,
+    at: Moment,
 }
 
 impl<K: Eq + Hash> Buckets<K> {
@@ -203,7 +203,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     /// Takes one request's token; else the seconds after which there is one.
-    fn take(&self, key: K, now: Timestamp) -> Result<(), u32> {
+    fn take(&self, key: K, now: Moment) -> Result<(), u32> {
         let Rate { burst, per_second } = self.rate;
         let mut buckets = self.all.lock().unwrap_or_else(|e| e.into_inner());
         if buckets.len() >= REMEMBERED && !buckets.contains_key(&key) {
@@ -223,9 +223,9 @@ impl<K: Eq + Hash> Buckets<K> {
 }
 
 impl Bucket {
-    fn fill(&mut self, rate: Rate, now: Timestamp) -> f64 {
+    fn fill(&mut self, rate: Rate, now: Moment) -> f64 {
         self.tokens = (self.tokens + now.since(self.at).as_secs_f64() * rate.per_second).min(rate.burst);
-        self.at = self.at.max(now);
+        self.at = now;
         self.tokens
     }
 }
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn one_host_is_not_asked_without_end_and_others_are_not_kept_waiting() {
         let buckets = Buckets::new(OF_HOST);
-        let now = Timestamp::from_secs(1000);
+        let now = Moment(1_000_000_000);
         assert_eq!((0..100).filter(|_| buckets.take("a.example", now).is_ok()).count(), 60);
         assert_eq!(buckets.take("a.example", now), Err(1));
         assert!(buckets.take("b.example", now).is_ok());
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn the_memory_for_hosts_is_bounded_and_frees_itself() {
         let buckets = Buckets::new(OF_HOST);
-        let now = Timestamp::from_secs(1000);
+        let now = Moment(1_000_000_000);
         for n in 0..REMEMBERED {
             assert!(buckets.take(format!("h{n}.example"), now).is_ok());
         }
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn names_do_not_multiply_what_one_network_is_asked() {
         let bounds = Bounds::default();
-        let now = Timestamp::from_secs(1000);
+        let now = Moment(1_000_000_000);
         let ask = |ip: &str| bounds.asking(&[ip.parse().unwrap()], now);
         assert_eq!((0..250).filter(|n| ask(&format!("192.0.2.{n}")).is_ok()).count(), 240);
         assert_eq!(ask("192.0.2.1"), Err(1));

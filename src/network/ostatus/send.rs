@@ -36,7 +36,7 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
         Ok(addresses) => addresses,
         Err(error) => return failed(&error),
     };
-    if let Err(seconds) = inner.bounds.asking(&addresses, inner.service.clock.now()) {
+    if let Err(seconds) = inner.bounds.asking(&addresses, inner.service.clock.moment()) {
         let why = "too many callbacks are asked in its network".to_owned();
         return Outcome::Retry { why, after: Some(Duration::from_secs(seconds.into())), scope: Scope::Destination };
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::base::clock::Timestamp;
+use crate::base::clock::Moment;
 
 /// Pings that may be under way at once.
 const PINGS_MAX: usize = 4;
@@ -21,7 +21,7 @@ pub(super) const GATHER: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 pub(super) struct Barrier {
     /// Number of the ping, the position up to which it proves, and when it was queued.
-    pings: VecDeque<(u64, u64, Timestamp)>,
+    pings: VecDeque<(u64, u64, Moment)>,
     last_ping: u64,
     /// Up to here a queued or answered ping proves.
     covered: u64,
@@ -48,7 +48,7 @@ impl Barrier {
     }
 
     /// The number of a ping to be queued now, behind everything up to `written`; `None` if those under way will do.
-    pub fn ping_due(&mut self, written: u64, now: Timestamp) -> Option<u64> {
+    pub fn ping_due(&mut self, written: u64, now: Moment) -> Option<u64> {
         let uncovered = self.waiters.last_key_value().is_some_and(|(position, _)| *position > self.covered);
         let soon = (self.due && self.pings.is_empty()) || written.saturating_sub(self.covered) >= PING_EVERY;
         if !uncovered || !soon || self.pings.len() >= PINGS_MAX {
@@ -57,11 +57,11 @@ impl Barrier {
         Some(self.ping(written, now))
     }
 
-    /// The number of a ping to be queued because the answer to an earlier one, asked before `since`, has not come:
-    /// where two processes share our name, the other one may have got it.
-    pub fn repeat(&mut self, written: u64, since: Timestamp, now: Timestamp) -> Option<u64> {
+    /// The number of a ping to be queued because an earlier one has had no answer for `patience`: where
+    /// two processes share our name, the other one may have got it.
+    pub fn repeat(&mut self, written: u64, patience: Duration, now: Moment) -> Option<u64> {
         // The newest counts: a repetition is itself repeated only after the same time.
-        if self.pings.back().is_none_or(|(.., at)| *at > since) {
+        if self.pings.back().is_none_or(|(.., at)| now.since(*at) < patience) {
             return None;
         }
         if self.pings.len() >= PINGS_MAX {
@@ -71,7 +71,7 @@ impl Barrier {
         Some(self.ping(written, now))
     }
 
-    fn ping(&mut self, written: u64, now: Timestamp) -> u64 {
+    fn ping(&mut self, written: u64, now: Moment) -> u64 {
         self.last_ping += 1;
         self.covered = written;
         self.due = false;
@@ -98,7 +98,8 @@ impl Barrier {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp(0);
+    const NOW: Moment = Moment(0);
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     #[test]
     fn a_pong_confirms_what_was_before_its_ping_and_no_more() {
@@ -126,13 +127,14 @@ mod tests {
     fn a_ping_without_an_answer_is_repeated_and_either_answer_will_do() {
         let mut b = Barrier::default();
         let mut one = b.wait(1).unwrap();
-        assert_eq!(b.repeat(1, NOW, NOW), None, "nothing was asked");
+        assert_eq!(b.repeat(1, PATIENCE, NOW), None, "nothing was asked");
         b.gathered(1);
         assert_eq!(b.ping_due(1, NOW), Some(1));
-        let (t1, t2) = (Timestamp(1), Timestamp(2));
-        assert_eq!(b.repeat(1, Timestamp(-1), t1), None, "its time has not come");
+        let mut now = Moment(1);
+        assert_eq!(b.repeat(1, PATIENCE, now), None, "its time has not come");
         for n in 2..20 {
-            assert_eq!(b.repeat(1, t2, t2), Some(n));
+            now = now.plus(PATIENCE);
+            assert_eq!(b.repeat(1, PATIENCE, now), Some(n));
             assert!(b.pings.len() <= PINGS_MAX);
         }
         assert!(b.pong(18));

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::barrier::{Barrier, GATHER};
 use super::{LinkConfig, LinkLost, SendError, ping};
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Moment};
 use crate::xmpp::envelope::Stanza;
 
 /// The place of a fan-out stanza among those of its session.
@@ -43,7 +43,7 @@ struct Inner {
     online: bool,
     /// The session at hand, or the last one.
     session: u64,
-    lost_at: Timestamp,
+    lost_at: Moment,
     answers: VecDeque<Stanza>,
     answers_bytes: usize,
     fanout: VecDeque<Stanza>,
@@ -83,7 +83,7 @@ impl Lanes {
     }
 
     /// A new session begins.
-    pub fn open(&self, session: u64, now: Timestamp) {
+    pub fn open(&self, session: u64, now: Moment) {
         let mut inner = self.lock();
         if now.since(inner.lost_at) > ANSWERS_KEPT {
             inner.drop_answers();
@@ -93,7 +93,7 @@ impl Lanes {
     }
 
     /// The session is over: its fan-out is lost, its waiters hear of it. Answers stay.
-    pub fn lose(&self, now: Timestamp) {
+    pub fn lose(&self, now: Moment) {
         let mut inner = self.lock();
         inner.online = false;
         inner.lost_at = now;
@@ -173,7 +173,7 @@ impl Lanes {
                 return Err(LinkLost);
             }
             let Some(waiting) = inner.barrier.wait(upto.number) else { return Ok(()) };
-            self.ping_if_due(&mut inner, clock.now());
+            self.ping_if_due(&mut inner, clock.moment());
             waiting
         };
         tokio::select! {
@@ -184,25 +184,25 @@ impl Lanes {
             let mut inner = self.lock();
             if inner.session == upto.session {
                 inner.barrier.gathered(upto.number);
-                self.ping_if_due(&mut inner, clock.now());
+                self.ping_if_due(&mut inner, clock.moment());
             }
         }
         waiting.await.map_err(|_| LinkLost)
     }
 
     /// Queues a ping behind all fan-out so far, if a waiter needs one.
-    fn ping_if_due(&self, inner: &mut Inner, now: Timestamp) {
+    fn ping_if_due(&self, inner: &mut Inner, now: Moment) {
         let written = inner.number;
         if let Some(number) = inner.barrier.ping_due(written, now) {
             self.push_ping(inner, number);
         }
     }
 
-    /// Queues another ping if the newest, asked before `since`, has no answer yet; whether it did.
-    pub fn repeat_ping(&self, since: Timestamp, now: Timestamp) -> bool {
+    /// Queues another ping if the newest has had no answer for `patience`; whether it did.
+    pub fn repeat_ping(&self, patience: Duration, now: Moment) -> bool {
         let mut inner = self.lock();
         let written = inner.number;
-        let number = inner.barrier.repeat(written, since, now);
+        let number = inner.barrier.repeat(written, patience, now);
         if let Some(number) = number {
             self.push_ping(&mut inner, number);
         }
@@ -219,7 +219,7 @@ impl Lanes {
     }
 
     /// Whether `id` answers one of our pings; if so, it is dealt with.
-    pub fn pong(&self, id: &str, now: Timestamp) -> bool {
+    pub fn pong(&self, id: &str, now: Moment) -> bool {
         let Some(rest) = id.strip_prefix(self.nonce.as_str()).and_then(|r| r.strip_prefix('.')) else { return false };
         let mut inner = self.lock();
         if let Some((session, number)) = rest.split_once('.')

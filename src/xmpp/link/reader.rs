@@ -1,14 +1,13 @@
 //! The reader: it never stops, whatever comes. What is a stanza goes to the handler, sound or not: one place counts and
 //! answers.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::{Handler, Shared, Trouble, count, instance};
-use crate::base::clock::Timestamp;
+use crate::base::clock::Moment;
 use crate::domain::error::Refusal;
 use crate::xmpp::envelope::{Envelope, Head, Incoming, Kind, Refused, Scope, StanzaType};
 use crate::xmpp::framer::{Excess, Frame, Framer};
@@ -19,8 +18,8 @@ pub(super) struct Reader<'a> {
     pub shared: &'a Shared,
     pub handler: &'a Handler,
     pub scope: Scope,
-    /// When the last byte came, in microseconds as in [`Timestamp`].
-    pub heard: &'a AtomicI64,
+    /// When the last byte came, as in [`Moment`].
+    pub heard: &'a AtomicU64,
 }
 
 impl Reader<'_> {
@@ -40,7 +39,7 @@ impl Reader<'_> {
                 }
                 Err(e) => return Trouble::Broken { why: e.to_string() },
             }
-            self.heard.store(self.shared.clock.now().0, Ordering::Relaxed);
+            self.heard.store(self.shared.clock.moment().0, Ordering::Relaxed);
         }
     }
 
@@ -75,7 +74,7 @@ impl Reader<'_> {
         let shared = self.shared;
         let envelope = match envelope.head.kind {
             Kind::Iq if matches!(envelope.head.type_, StanzaType::Result | StanzaType::Error) => {
-                if envelope.head.id.as_deref().is_some_and(|id| shared.lanes.pong(id, shared.clock.now())) {
+                if envelope.head.id.as_deref().is_some_and(|id| shared.lanes.pong(id, shared.clock.moment())) {
                     return Ok(());
                 }
                 match shared.iqs.answered(envelope) {
@@ -121,11 +120,11 @@ fn is_request(envelope: &Envelope) -> bool {
 }
 
 /// Watches over the server's answers. Returns when it has been silent too long, although pinged.
-pub(super) async fn keepalive(shared: &Shared, heard: &AtomicI64) -> Trouble {
+pub(super) async fn keepalive(shared: &Shared, heard: &AtomicU64) -> Trouble {
     let (idle, grace) = (shared.config.keepalive, shared.config.grace);
     let mut unanswered = 0;
     loop {
-        let silent = shared.clock.now().since(Timestamp(heard.load(Ordering::Relaxed)));
+        let silent = shared.clock.moment().since(Moment(heard.load(Ordering::Relaxed)));
         if silent >= idle + grace {
             return Trouble::Silent { seconds: silent.as_secs() };
         }
@@ -135,8 +134,7 @@ pub(super) async fn keepalive(shared: &Shared, heard: &AtomicI64) -> Trouble {
         } else {
             shared.clock.sleep(idle - silent).await;
         }
-        let now = shared.clock.now();
-        if shared.lanes.repeat_ping(Timestamp(now.0.saturating_sub(micros(idle))), now) {
+        if shared.lanes.repeat_ping(idle, shared.clock.moment()) {
             unanswered += 1;
             if unanswered == 2 {
                 tracing::warn!(
@@ -147,8 +145,4 @@ pub(super) async fn keepalive(shared: &Shared, heard: &AtomicI64) -> Trouble {
             }
         }
     }
-}
-
-fn micros(d: Duration) -> i64 {
-    i64::try_from(d.as_micros()).unwrap_or(i64::MAX)
 }

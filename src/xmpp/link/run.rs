@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -37,7 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, shutdown: Shutdown, handler: Arc<Ha
             Err(trouble) => trouble,
             Ok(open) => {
                 session += 1;
-                let since = shared.clock.now();
+                let since = shared.clock.moment();
                 count(&shared.stats.sessions, 1);
                 shared.lanes.open(session, since);
                 shared.state.send_replace(LinkState::Online { session, instance: Instance::Checking });
@@ -45,11 +45,11 @@ pub(super) async fn run(shared: Arc<Shared>, shutdown: Shutdown, handler: Arc<Ha
                 last = None;
                 let served = serve(&shared, open, session, &*handler, &mut end).await;
                 shared.state.send_replace(LinkState::Connecting { why: served.clone(), attempts: 0 });
-                shared.lanes.lose(shared.clock.now());
+                shared.lanes.lose(shared.clock.moment());
                 shared.iqs.lose();
                 let Some(trouble) = served else { break };
                 count(&shared.stats.lost, 1);
-                if shared.clock.now().since(since) >= GOOD {
+                if shared.clock.moment().since(since) >= GOOD {
                     attempts = 0;
                 }
                 trouble
@@ -80,7 +80,7 @@ impl Drop for Ended {
         let shared = &self.0;
         shared.state.send_replace(LinkState::Closed);
         shared.lanes.finish();
-        shared.lanes.lose(shared.clock.now());
+        shared.lanes.lose(shared.clock.moment());
         shared.iqs.lose();
     }
 }
@@ -112,7 +112,7 @@ async fn serve(
     end: &mut (impl Future<Output = ()> + Unpin),
 ) -> Option<Trouble> {
     let (read_half, write_half) = open.stream.into_split();
-    let heard = AtomicI64::new(shared.clock.now().0);
+    let heard = AtomicU64::new(shared.clock.moment().0);
     let mut write = Writing(tokio::spawn(writer::write(shared.clone(), write_half)));
     let reader = Reader { shared, handler, scope: open.scope, heard: &heard };
     let mut read = std::pin::pin!(reader.read(read_half, open.framer));
