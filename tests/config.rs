@@ -133,6 +133,19 @@ fn all_problems_are_reported_together_and_say_what_to_write() {
 }
 
 #[test]
+fn no_payload_is_promised_that_a_node_would_refuse() {
+    let most = rookery::domain::node_config::PAYLOAD_MAX as usize;
+    let limits = |lines: &str| parse(&format!("{SMALL}\n[limits]\n{lines}")).map(|config| config.limits);
+    assert_eq!(limits(&format!("max_payload_bytes = {most}")).unwrap().max_payload_bytes, most);
+    let more = limits(&format!("max_stanza_bytes = 10000000\nmax_payload_bytes = {}", most + 1));
+    has(
+        &more.expect_err("it would have no effect")[0].to_string(),
+        &["limits.max_payload_bytes", "200001", "to 200000"],
+    );
+    assert_eq!(limits("max_stanza_bytes = 100000").unwrap().max_payload_bytes, 100_000 - 16 * 1024);
+}
+
+#[test]
 fn an_unknown_key_is_named_with_the_nearest_known_one_and_its_table() {
     has(&problem_of("http", "publik_url = 1"), &["http.publik_url", "`public_url` in [http]"]);
     has(&problem_of("component", "listen = 1"), &["component.listen", "`listen` in [http]"]);
@@ -319,7 +332,7 @@ fn the_store_and_the_ports_make_sense() {
     has(&problem_of("store", "backend = \"redis\""), &["\"redis\"", "sled", "fjall"]);
     has(&problem_of("http", "admin_listen = \"127.0.0.1:8080\""), &["http.admin_listen", "same as listen"]);
     has(&problem_of("http", "listen = \"127.0.0.1:65535\""), &["http.admin_listen"]);
-    has(&problem_of("limits", "max_payload_bytes = 499000"), &["out of bounds", "483616"]);
+    has(&problem_of("limits", "max_payload_bytes = 499000"), &["out of bounds", "200000"]);
     let any = parse(&SMALL.replace("[http]", "[http]\nlisten = \"[::]:0\"")).unwrap();
     assert_eq!(any.http.admin_listen.to_string(), "127.0.0.1:0");
     let single = SMALL.replace("jid = \"social.example.org\"", "jid = \"social\"");
