@@ -22,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -92,6 +93,7 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown: Shutdown) {
     let app = guarded(app, limits);
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     let peers = Peers::default();
     let tasks = TaskTracker::new();
     loop {
@@ -107,8 +109,13 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown:
         match accepted {
             Ok((stream, peer)) => {
                 let Some(place) = peers.enter(peer.ip(), limits.connections_of_one) else {
-                    // A fresh socket takes so little at once; whether it is read is the peer's affair.
-                    let _ = stream.try_write(TOO_MANY_CONNECTIONS);
+                    // Beyond these, who opens more than they may is not told.
+                    if let Ok(turn) = turned_away.clone().try_acquire_owned() {
+                        tasks.spawn(async move {
+                            turn_away(stream).await;
+                            drop(turn);
+                        });
+                    }
                     continue;
                 };
                 let (app, shutdown) = (app.clone(), shutdown.clone());
@@ -127,6 +134,24 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown:
     drop(listener);
     tasks.close();
     tasks.wait().await;
+}
+
+/// Connections that are turned away at once, and how long one may take.
+const TURNED_AWAY: usize = 64;
+const TURNING_AWAY: Duration = Duration::from_secs(1);
+
+/// Tells a peer that it has too many connections, and ends this one.
+async fn turn_away(mut stream: TcpStream) {
+    let told = async {
+        stream.write_all(TOO_MANY_CONNECTIONS).await?;
+        stream.shutdown().await?;
+        // RFC 9112 §9.6: closed with something unread, the connection is reset, and the answer may be lost with it.
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    // Whether it is read is the peer's affair.
+    let _ = timeout(TURNING_AWAY, told).await;
 }
 
 const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -314,7 +339,6 @@ mod tests {
     use super::*;
     use crate::base::shutdown::{self, Trigger};
     use axum::routing::{get, post};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
@@ -396,6 +420,27 @@ mod tests {
         let head = server.ask("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
         assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
         assert!(head.to_lowercase().contains("content-length: 5"), "{head}");
+    }
+
+    #[tokio::test]
+    async fn who_has_too_many_connections_is_told_so_and_not_cut_off_also_after_sending_a_request() {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        for request in ["", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", &"x".repeat(20_000)] {
+            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            peer.write_all(request.as_bytes()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let away = tokio::spawn(turn_away(stream));
+            let mut told = Vec::new();
+            let read = timeout(Duration::from_secs(30), peer.read_to_end(&mut told)).await.expect("no end");
+            let sent = request.len();
+            assert!(read.is_ok() && told == TOO_MANY_CONNECTIONS, "{sent} bytes were sent: {read:?}, {told:?}");
+            drop(peer);
+            away.await.unwrap();
+        }
+        // Who does not go is not waited for.
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        timeout(Duration::from_secs(30), turn_away(stream)).await.expect("it waits for the peer");
     }
 
     #[tokio::test]
