@@ -52,6 +52,15 @@ pub(super) async fn set(r: Request) -> Answer {
         return Ok(Xml::default());
     }
     let form = query.get_child("x", ns::FORM).map(Form::read).transpose()?;
+    if let Some(form) = &form {
+        // XEP-0004 §3.1: who cancels a form wants nothing of it done.
+        if form.cancel {
+            return Ok(Xml::default());
+        }
+        if form.form_type.as_deref().is_some_and(|given| given != ns::REGISTER) {
+            return Err(Refusal::BadRequest);
+        }
+    }
     let typed = query.get_child("username", ns::REGISTER).map(|name| name.text());
     let wanted = typed.or_else(|| form?.value("username").map(str::to_owned));
     let name = match wanted.as_deref().map(str::trim).filter(|name| !name.is_empty()) {
