@@ -10,7 +10,16 @@ use tokio::sync::oneshot;
 
 /// The queues of all senders. A sender without open turns costs nothing.
 #[derive(Clone)]
-pub struct Turns<K>(Arc<Mutex<HashMap<K, Last>>>);
+pub struct Turns<K>(Arc<Mutex<Queues<K>>>);
+
+struct Queues<K> {
+    all: HashMap<K, Last>,
+    /// With so many, who has nothing open is forgotten.
+    sweep_at: usize,
+}
+
+/// Fewer are not worth looking through.
+const SWEEP: usize = 1024;
 
 struct Last {
     /// Fires when the newest turn has passed.
@@ -28,7 +37,7 @@ pub struct Turn {
 
 impl<K: Eq + Hash> Default for Turns<K> {
     fn default() -> Self {
-        Turns(Arc::new(Mutex::new(HashMap::new())))
+        Turns(Arc::new(Mutex::new(Queues { all: HashMap::new(), sweep_at: SWEEP })))
     }
 }
 
@@ -36,14 +45,12 @@ impl<K: Eq + Hash> Turns<K> {
     /// Takes the next place in `sender`'s order. Call it in the order in which requests are read.
     pub fn take(&self, sender: K) -> Turn {
         let (pass, passed) = oneshot::channel();
-        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if all.len() >= 1024 {
-            // Forget who has nothing open; amortised, so a crowd of one-time senders stays cheap.
-            let before = all.len();
+        let mut queues = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let Queues { all, sweep_at } = &mut *queues;
+        if all.len() >= *sweep_at {
             all.retain(|_, last| last.open.load(Ordering::Acquire) > 0);
-            if all.len() * 2 > before {
-                all.reserve(before);
-            }
+            // Looked through again once twice as many have come: each turn pays for a look or two, however many are open.
+            *sweep_at = SWEEP.max(2 * all.len());
         }
         match all.get_mut(&sender) {
             Some(last) => {
@@ -130,5 +137,23 @@ mod tests {
         a.pass();
         drop(a);
         assert!(!waiting.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn senders_are_forgotten_but_a_crowd_with_open_turns_is_not_looked_through_each_time() {
+        let turns = Turns::default();
+        let open: Vec<Turn> = (0..3 * SWEEP).map(|n| turns.take(n)).collect();
+        // All are open: the next look is due only when there are twice as many.
+        let (all, sweep_at) = {
+            let queues = turns.0.lock().unwrap();
+            (queues.all.len(), queues.sweep_at)
+        };
+        assert_eq!((all, sweep_at), (3 * SWEEP, 4 * SWEEP));
+        drop(open);
+        for n in 0..20 * SWEEP {
+            drop(turns.take(100_000 + n));
+            assert!(turns.0.lock().unwrap().all.len() <= 4 * SWEEP);
+        }
+        assert_eq!(turns.0.lock().unwrap().sweep_at, SWEEP, "the crowd has gone");
     }
 }
