@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -19,6 +20,19 @@ use crate::base::shutdown::{Phase, Shutdown};
 const LINE: u64 = 64 * 1024;
 /// How long a command may take to come. What it asks for may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A long outcome comes in pieces of about so many bytes, the last one as [`Reply::Done`]; who asks reads lines of at most
+/// [`ANSWER_LINE`].
+const PIECE: usize = 256 * 1024;
+const ANSWER_LINE: u64 = 16 << 20;
+
+/// A line of the answer.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Piece { piece: Vec<String> },
+    Reply(Reply),
+}
 
 pub fn path(store: &Path) -> PathBuf {
     store.join("control")
@@ -88,11 +102,21 @@ where
     while let Ok(words) = told.try_recv() {
         send(&mut write, &Reply::Progress(words)).await?;
     }
-    send(&mut write, &reply).await
+    let Reply::Done(mut lines) = reply else { return send(&mut write, &reply).await };
+    let mut size = 0;
+    while let Some(end) = lines.iter().position(|line| {
+        size += line.len();
+        size > PIECE
+    }) {
+        let rest = lines.split_off(end + 1);
+        send(&mut write, &Line::Piece { piece: std::mem::replace(&mut lines, rest) }).await?;
+        size = 0;
+    }
+    send(&mut write, &Reply::Done(lines)).await
 }
 
-async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
-    let mut text = serde_json::to_string(reply).map_err(io::Error::other)?;
+async fn send(write: &mut (impl AsyncWriteExt + Unpin), line: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_string(line).map_err(io::Error::other)?;
     text.push('\n');
     write.write_all(text.as_bytes()).await
 }
@@ -109,15 +133,21 @@ pub async fn ask(path: &Path, command: &Command, progress: &Progress) -> io::Res
     text.push('\n');
     write.write_all(text.as_bytes()).await?;
     let mut read = BufReader::new(read);
+    let mut before = Vec::new();
     loop {
         let mut line = String::new();
-        if (&mut read).take(16 << 20).read_line(&mut line).await? == 0 {
+        if (&mut read).take(ANSWER_LINE).read_line(&mut line).await? == 0 {
             let words = "rookery ended before it had answered; what it had done by then is done";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, words));
         }
         match serde_json::from_str(&line).map_err(io::Error::other)? {
-            Reply::Progress(words) => progress.say(words),
-            reply => return Ok(Some(reply)),
+            Line::Piece { mut piece } => before.append(&mut piece),
+            Line::Reply(Reply::Progress(words)) => progress.say(words),
+            Line::Reply(Reply::Done(mut lines)) => {
+                before.append(&mut lines);
+                return Ok(Some(Reply::Done(before)));
+            }
+            Line::Reply(failed) => return Ok(Some(failed)),
         }
     }
 }
@@ -126,6 +156,22 @@ pub async fn ask(path: &Path, command: &Command, progress: &Progress) -> io::Res
 mod tests {
     use super::*;
     use crate::base::shutdown;
+
+    #[tokio::test]
+    async fn an_outcome_of_any_length_comes_whole_and_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path());
+        let listener = bind(&path).unwrap();
+        let (_trigger, shutdown) = shutdown::channel();
+        // Some 20 MB: more than one line may have.
+        let lines: Vec<String> = (0..20_000).map(|n| format!("{n} {}", "x".repeat(1_000))).collect();
+        let told = lines.clone();
+        let execute = move |_, _| std::future::ready(Reply::Done(told.clone()));
+        let serving = tokio::spawn(serve(listener, shutdown, execute));
+        let reply = ask(&path, &Command::AccountList, &Progress::silent()).await;
+        assert!(reply.as_ref().is_ok_and(|reply| *reply == Some(Reply::Done(lines))), "{:.200}", format!("{reply:?}"));
+        serving.abort();
+    }
 
     #[tokio::test]
     async fn a_command_goes_there_and_its_reply_comes_back() {
