@@ -161,11 +161,11 @@ impl Book {
         }
     }
 
-    /// What the only writer of a node, who waits for no answer, finds in it.
-    pub fn stands(&mut self, place: &Place, found: &[(String, String)]) {
+    /// What the only writer of a node, who waits for no answer, finds in it; whether a request without an answer was done.
+    pub fn stands(&mut self, place: &Place, found: &[(String, String)]) -> bool {
         let node = self.node(place);
         let open: Vec<u64> = node.deeds.iter().filter(|deed| !deed.done).map(|deed| deed.number).collect();
-        let mut stock = node.stock.clone();
+        let (mut stock, mut done) = (node.stock.clone(), false);
         if let [number] = open[..] {
             let deed = self.deed(place, number);
             let (item, what) = (deed.item.clone(), deed.what.clone());
@@ -174,7 +174,7 @@ impl Book {
             change(&mut with, kept, &item, &what);
             if with == found {
                 self.done(place, number);
-                stock = with;
+                (stock, done) = (with, true);
             } else {
                 self.node(place).deeds.retain(|deed| deed.number != number);
             }
@@ -188,6 +188,7 @@ impl Book {
             // Said once.
             self.node(place).stock = found.to_vec();
         }
+        done
     }
 
     /// Somebody asks for a subscription, or for its end.
@@ -463,10 +464,10 @@ mod tests {
         let (mut book, place) = book();
         publish(&mut book, &place, "a", 1, &YES);
         publish(&mut book, &place, "b", 1, &Fate::Unknown);
-        book.stands(&place, &stock(&["a"]));
+        assert!(!book.stands(&place, &stock(&["a"])));
         assert_eq!((book.lost, book.xmpp.promised), (0, 1));
         publish(&mut book, &place, "b", 1, &Fate::Unknown);
-        book.stands(&place, &stock(&["a", "b"]));
+        assert!(book.stands(&place, &stock(&["a", "b"])));
         assert_eq!((book.lost, book.xmpp.promised), (0, 2), "what was done is promised");
         book.stands(&place, &stock(&["b"]));
         assert_eq!((book.lost, book.complaints.len()), (1, 1));

@@ -206,7 +206,7 @@ impl Scene {
         self.act(by, place, item, What::Published(title), &payload).await
     }
 
-    /// Sends a change and waits for its answer; whose answer is lost looks what stands. Whether it was acknowledged.
+    /// Sends a change and waits for its answer; whose answer is lost looks what stands. Whether it was done.
     async fn act(&self, by: &str, place: &Place, item: &str, what: What, payload: &str) -> bool {
         let number = AtomicU64::new(0);
         let sent = || number.store(self.book().sent(place, item, what.clone()), Ordering::SeqCst);
@@ -222,17 +222,18 @@ impl Scene {
             // A write of the same sender comes behind what may still be in work, should only the link have been cut.
             let again = self.server.ask("set", by, &place.0, &bound(&place.1)).await;
             again.unwrap_or_else(|fate| panic!("{by} may not configure {place:?}: {fate:?}"));
-            self.look(place).await;
+            return self.look(place).await;
         }
         matches!(fate, Fate::Acknowledged(_))
     }
 
-    async fn look(&self, place: &Place) {
+    /// What stands in a node, asked by its writer; whether a request without an answer was done.
+    async fn look(&self, place: &Place) -> bool {
         let mut torn = Vec::new();
         let found = people::items(&self.server, place, &mut torn).await;
         let mut book = self.book();
-        book.stands(place, &found);
         torn.into_iter().for_each(|torn| book.complain(torn));
+        book.stands(place, &found)
     }
 
     /// Asks for a subscription or its end until it is granted.
@@ -263,7 +264,9 @@ impl Scene {
         while self.pause(&mut rng, span.clone()).await {
             let chosen = if own.is_empty() { 0 } else { rng.random_range(0..own.len()) };
             match rng.random_range(0..20) {
-                0 => self.look(&place).await,
+                0 => {
+                    self.look(&place).await;
+                }
                 1 | 2 if !own.is_empty() => {
                     let (item, _) = own[chosen].clone();
                     let payload = client::retract(&place.1, &item);
