@@ -240,7 +240,7 @@ const CHILD: &str = "ROOKERY_STORE_CRASH_CHILD";
 fn crash_child() {
     let Ok(what) = std::env::var(CHILD) else { return };
     let (backend, path) = what.split_once(' ').unwrap();
-    let kv = open_kv(Backend::named(backend).unwrap(), Path::new(path)).unwrap();
+    let kv = reopen(Backend::named(backend).unwrap(), Path::new(path));
     let mut out = std::io::stdout();
     for n in last_batch(&*kv) + 1.. {
         kv.apply(&crash_batch(n)).unwrap();

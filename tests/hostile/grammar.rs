@@ -878,7 +878,9 @@ impl Grammar {
         let (attrs, parts) = (el_.attrs.len(), el_.parts.len());
         match what {
             0..12 if attrs > 0 => {
-                let kept = root && ["to", "id", "from"].contains(&el_.attrs[pick % attrs].0.as_str()) && pick % 8 != 0;
+                let kept = root
+                    && ["to", "id", "from"].contains(&el_.attrs[pick % attrs].0.as_str())
+                    && !pick.is_multiple_of(8);
                 if !kept {
                     el_.attrs.remove(pick % attrs);
                 }

@@ -118,12 +118,12 @@ impl El {
                     }
                 });
             }
-            for n in 0..attrs.min(40) {
+            for (n, length) in lengths.iter().enumerate().take(attrs.min(40)) {
                 let kept = place == 0 && matches!(self.attrs[n].0.as_str(), "id" | "to" | "type");
                 if !kept {
                     change(&|el| drop(el.attrs.remove(n)));
                 }
-                if lengths[n] > 8 && !kept {
+                if *length > 8 && !kept {
                     change(&|el| el.attrs[n].1 = half(&el.attrs[n].1));
                 }
             }
