@@ -20,7 +20,7 @@ use rookery::base::id::Ids;
 use rookery::base::shutdown::{self, Phase, Trigger};
 use rookery::base::turn::Turn;
 use rookery::domain::event::{Event, NodeRef, What};
-use rookery::domain::hub::HubSubscription;
+use rookery::domain::hub::{HubSubscription, Intent, Mode};
 use rookery::format::atom;
 use rookery::format::canonical::{Canonical, Limits};
 use rookery::http::client::resolve::{Lookup, Resolver};
@@ -28,7 +28,8 @@ use rookery::http::client::{Client, Options};
 use rookery::network::Network;
 use rookery::network::ostatus::OStatus;
 use rookery::queue::Queue;
-use rookery::store::Read;
+use rookery::service::hub;
+use rookery::store::{Lane, Read};
 use tokio::net::TcpListener;
 
 const TOPIC: &str = "https://social.example.org/@alice.atom";
@@ -297,6 +298,35 @@ async fn hub_103_a_renewal_changes_the_subscription_and_keeps_exactly_one_delive
     assert_eq!(push.header("x-hub-signature"), format!("sha256={}", hmac(&digest::SHA256, b"new", &push.body)));
     world.quiet().await;
     assert_eq!(world.site.pushes("/cb").len(), 1);
+}
+
+#[tokio::test]
+async fn an_older_intent_that_is_verified_late_does_not_undo_a_newer_one() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[("hub.secret", "newest")]).await;
+    let there = world.subscription("/cb").await.unwrap();
+    assert!(there.intent > 1);
+    let verified = async |mode, secret: &str, seq| {
+        let (callback, topic, digest) = (there.callback.clone(), there.topic.clone(), there.digest);
+        let (secret, lease_seconds, now) = (Some(secret.to_owned()), 300, world.house.clock.now());
+        let (challenge, verify_token) = (String::new(), None);
+        let intent = Intent { mode, topic, callback, secret, lease_seconds, challenge, verify_token, digest };
+        let confirm = world.house.store.commit(Lane::Background, move |tx| {
+            let at = microblog("alice");
+            let node = tx.read().node_named(&at.service, &at.name)?.unwrap();
+            let node = NodeRef { id: node.id, service: node.service, name: node.name, kind: node.kind };
+            Ok(Ok::<(), ()>(hub::confirm(tx, &node, &intent, seq, now)?))
+        });
+        confirm.await.unwrap().unwrap();
+        world.subscription("/cb").await
+    };
+    for mode in [Mode::Subscribe, Mode::Unsubscribe] {
+        assert_eq!(verified(mode, "older", there.intent - 1).await.as_ref(), Some(&there), "{mode:?}");
+    }
+    // Twice the same is not older.
+    let again = verified(Mode::Subscribe, "newest", there.intent).await.unwrap();
+    assert_eq!((again.intent, again.secret), (there.intent, there.secret.clone()));
+    assert_eq!(verified(Mode::Unsubscribe, "", there.intent + 1).await, None);
 }
 
 #[tokio::test]

@@ -201,6 +201,7 @@ fn hub_subscription() -> HubSubscription {
         digest: Digest::Sha256,
         until: at(10),
         born: 5,
+        intent: 0,
     }
 }
 

@@ -63,4 +63,12 @@ pub struct HubSubscription {
     pub until: Timestamp,
     /// The node's sequence at its birth.
     pub born: u64,
+    /// The number of the Event of the newest intent that was verified: an older one, verified late, changes nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub intent: u64,
+}
+
+/// A row of an earlier version, which knew no intents, is written as it was.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }

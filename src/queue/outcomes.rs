@@ -134,7 +134,7 @@ fn note(state: &mut State, ended: &Ended, ok: bool, words: &str) {
 fn confirm_intent(tx: &mut Tx<'_>, seq: u64, now: Timestamp) -> Result<(), KvError> {
     match tx.read().event(seq)? {
         Some(event) => match &event.what {
-            What::Verify(intent) => hub::confirm(tx, &event.node, intent, now),
+            What::Verify(intent) => hub::confirm(tx, &event.node, intent, seq, now),
             _ => Ok(()),
         },
         None => Ok(()),

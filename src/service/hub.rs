@@ -34,8 +34,13 @@ impl Service {
 
 /// Writes what a verified intent means (WebSub §5.3): part of the Change that ends its delivery. Verifying the same
 /// intent twice changes only the lease's start.
-pub fn confirm(tx: &mut Tx<'_>, node: &NodeRef, intent: &Intent, now: Timestamp) -> kv::Result<()> {
+/// `seq`: the number of the Event that asked. Intents of one callback are verified side by side, and one that was asked
+/// for earlier may be answered later: it does not undo what came after it.
+pub fn confirm(tx: &mut Tx<'_>, node: &NodeRef, intent: &Intent, seq: u64, now: Timestamp) -> kv::Result<()> {
     let there = tx.read().hub_subscription(node.id, &intent.callback)?;
+    if there.as_ref().is_some_and(|there| there.intent > seq) {
+        return Ok(());
+    }
     match intent.mode {
         Mode::Unsubscribe => match there {
             Some(subscription) => tx.delete_hub_subscription(node.id, &subscription),
@@ -62,6 +67,7 @@ pub fn confirm(tx: &mut Tx<'_>, node: &NodeRef, intent: &Intent, now: Timestamp)
                     digest: intent.digest,
                     until: now.plus(std::time::Duration::from_secs(intent.lease_seconds)),
                     born,
+                    intent: seq,
                 },
             )
         }
