@@ -6,12 +6,16 @@ mod house;
 use axum::body::Body;
 use axum::http::Request;
 use house::{ALICE, House, PUBLIC};
+use rookery::base::id::Ids;
+use rookery::base::shutdown;
 use rookery::domain::entry::{Entry, Feed};
 use rookery::format::canonical::{Canonical, Limits};
 use rookery::format::{atom, jrd, xrd};
+use rookery::queue::Queue;
 use rookery::service::publish::Payload;
 use rookery::web::health::{self, Figure, Health};
 use std::sync::Arc;
+use std::time::Duration;
 use tower::ServiceExt;
 
 const WEBFINGER: &str = "/.well-known/webfinger";
@@ -250,6 +254,30 @@ async fn conditional_requests_are_answered_304_until_something_changes_rfc_9110_
     house.advance(10);
     assert_changed(&house, third.header("etag"), third.header("last-modified")).await;
     assert!(house.get("/@alice.atom").await.body.contains("Alice's diary"));
+}
+
+#[tokio::test]
+async fn a_feed_shows_what_the_sweep_has_left_and_its_validators_change() {
+    let house = House::new();
+    for item in ["one", "two", "three", "four"] {
+        house.publish(item, item).await;
+    }
+    house.configure("pubsub#max_items", "2").await;
+    house.advance(10);
+    let full = house.get("/@alice.atom").await;
+    assert_eq!(read(&full.body).1.len(), 4, "what is over the edge goes by and by");
+    let (_trigger, shutdown) = shutdown::channel();
+    let _queue = Queue::start(house.store.clone(), Vec::new(), house.clock.clone(), Ids::seeded(9), shutdown);
+    for _ in 0..3000 {
+        if house.store.read(|r| Ok(r.range(b"t", b"u", 9, false)?.len())).await.unwrap() == 2 {
+            break;
+        }
+        house.advance(1);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    house.advance(10);
+    assert_changed(&house, full.header("etag"), full.header("last-modified")).await;
+    assert_eq!(read(&house.get("/@alice.atom").await.body).1.len(), 2);
 }
 
 async fn assert_changed(house: &House, etag: &str, date: &str) {

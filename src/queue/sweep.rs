@@ -168,6 +168,8 @@ fn purge(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept,
     }
     let trimmed = publish::trim(tx, node, &mut state, now, PIECE - swept.rows)?;
     if trimmed > 0 {
+        // Who has seen the feed with what went is to get it anew.
+        state.changed = now;
         tx.put_node_state(node.id, &state)?;
         return Ok(Swept { rows: swept.rows + trimmed, next: Some(at.clone()) });
     }

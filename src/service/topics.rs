@@ -62,6 +62,8 @@ pub struct Topic {
 struct Version {
     node: NodeId,
     seq: u64,
+    /// The sweep trims without a new sequence.
+    floor: u64,
     config: NodeConfig,
 }
 
@@ -191,7 +193,7 @@ fn current(
     let (account, node) = inner.public_microblog(r, name)?;
     let state = r.node_state(node.id)?;
     // Read before the items: they are at least as new as this says.
-    let version = Version { node: node.id, seq: state.seq, config: node.config.clone() };
+    let version = Version { node: node.id, seq: state.seq, floor: state.floor, config: node.config.clone() };
     if let Some(known) = known.filter(|known| known.version == version) {
         return Ok(known);
     }
