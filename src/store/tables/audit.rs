@@ -396,7 +396,11 @@ impl Auditor<'_> {
             let there = self.r.payload(version)?.is_some();
             self.expect(there, || format!("the event {seq} has lost its payload"));
         }
-        if let What::LastItem { version, .. } = &event.what {
+        let is_pin = match &event.what {
+            What::Published { version, .. } => self.r.pins(*version)?.counts(seq),
+            what => matches!(what, What::LastItem { .. }),
+        };
+        if let Some(version) = event.what.version().filter(|_| is_pin) {
             *self.seen.pins.entry(version.0).or_default() += 1;
         }
         Ok(())

@@ -95,11 +95,6 @@ impl dyn Read + '_ {
     }
 
     /// The Event after which the sweep looks at a node, if it is to.
-    pub fn swept_after(&self, nid: NodeId) -> Result<Option<u64>> {
-        row(self, &sweep_key(nid))
-    }
-
-    /// The Event after which the sweep looks at a node, if it is to.
     pub fn sweep_of(&self, nid: NodeId) -> Result<Option<u64>> {
         row(self, &sweep_key(nid))
     }
@@ -244,6 +239,7 @@ impl Tx<'_> {
 mod tests {
     use super::*;
     use crate::base::clock::Timestamp;
+    use crate::domain::delivery::Delivery;
     use crate::domain::event::{Event, NodeRef, What};
     use crate::domain::item::Audience;
     use crate::domain::node::NodeKind;
@@ -337,6 +333,44 @@ mod tests {
                     0 => end(tx, item.event),
                     3 => retract(tx, &item),
                     n => end(tx, shown[n - 1]),
+                });
+            }
+            assert_eq!(kv.range(&[1], &[255], 9, false).unwrap(), [], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_told_under_an_old_and_a_new_number_stays_until_both_are_over() {
+        // 0: what was planned before the Event was put aside, 1: the Event promised anew, 2: the item.
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let (kv, mut counters) = (MemoryKv::default(), Counters::default());
+            let mut change = |change: &mut dyn FnMut(&mut Tx<'_>) -> Result<u64>| commit(&kv, &mut counters, change);
+            let destination = Destination::Hub(1);
+            let mut item = None;
+            let anew = change(&mut |tx| {
+                let published = publish(tx)?;
+                let (seq, at) = (published.event, Timestamp(1));
+                let told = tx.read().event(seq)?.unwrap();
+                tx.put_delivery(&destination, &Delivery { event: seq, at, cursor: Vec::new() })?;
+                tx.plan_event(seq, &told, 1, Some(("ostatus".into(), Vec::new())))?;
+                tx.park_event(seq)?;
+                item = Some(published);
+                Ok(tx.unpark_event(seq)?.unwrap())
+            });
+            let item = item.unwrap();
+            for (n, what) in order.into_iter().enumerate() {
+                let there = kv.get(&version_key(item.version)).unwrap().is_some();
+                assert!(there, "gone after {:?} of {order:?}", &order[..n]);
+                change(&mut |tx| {
+                    match what {
+                        0 => tx.end_delivery(&destination, item.event)?,
+                        1 => end(tx, anew)?,
+                        _ => {
+                            let now = tx.read().item(NODE, &item.id)?.unwrap();
+                            retract(tx, &now)?;
+                        }
+                    }
+                    Ok(0)
                 });
             }
             assert_eq!(kv.range(&[1], &[255], 9, false).unwrap(), [], "{order:?}");

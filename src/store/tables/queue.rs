@@ -19,11 +19,20 @@ pub struct Planned {
     pub planning: Option<(String, serde_bytes::ByteBuf)>,
 }
 
-/// The Events that pin a payload beside the one that published it.
+/// The Events that pin a payload beside the one that published it: those that tell it to a new subscriber, and what is
+/// left of one that was promised anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Pins {
     pub events: u64,
     pub published_by: u64,
+}
+
+impl Pins {
+    /// Whether Event `seq`, one that tells of a publish, is among `events`: what was planned of it before it was put aside
+    /// and promised anew under another number.
+    pub(super) fn counts(self, seq: u64) -> bool {
+        self.events > 0 && self.published_by != 0 && self.published_by != seq
+    }
 }
 
 /// A destination that has something to do.
@@ -196,12 +205,19 @@ impl Tx<'_> {
             if let Some(item) = shown {
                 self.put_item(event.node.id, &Item { event: anew, ..item })?;
             }
-            let pins = self.read().pins(*version)?;
+        }
+        if let Some(version) = event.what.version() {
+            let mut pins = self.read().pins(version)?;
+            if matches!(event.what, What::Published { .. }) {
+                pins.published_by = anew;
+            }
+            // What was planned of it before goes on under the old number, and tells the same payload.
+            pins.events += u64::from(self.read().planned(seq)?.is_some());
             if pins.events > 0 {
-                self.put(pins_key(*version), encode(&Pins { published_by: anew, ..pins }))?;
+                self.put(pins_key(version), encode(&pins))?;
             }
         }
-        if self.read().swept_after(event.node.id)? == Some(seq) {
+        if self.read().sweep_of(event.node.id)? == Some(seq) {
             self.mark_for_sweep(event.node.id, anew)?;
         }
         Ok(Some(anew))
@@ -248,8 +264,8 @@ impl Tx<'_> {
         let shown = self.read().item(event.node.id, item)?.is_some_and(|item| item.version == *version);
         let pins = self.read().pins(*version)?;
         let others = match event.what {
-            What::LastItem { .. } => self.unpin(*version, pins)?,
-            _ => pins.events > 0,
+            What::Published { .. } if !pins.counts(seq) => pins.events > 0,
+            _ => self.unpin(*version, pins)?,
         };
         if shown || others { Ok(()) } else { self.delete(version_key(*version)) }
     }

@@ -20,7 +20,8 @@ impl dyn Read + '_ {
         rows(self, &Key::new(b's').num(nid.0).done(), &from, limit)
     }
 
-    /// The subscriptions of a bare JID and its resources to all nodes that still exist, at most `limit` of them.
+    /// The subscriptions of a bare JID and its resources to all nodes whose rows are there, at most
+    /// `limit` of them: also to one that was deleted and is not swept yet.
     pub fn subscriptions_of(&self, jid: &BareJid, limit: usize) -> Result<Vec<(NodeId, Subscription)>> {
         let prefix = Key::new(b'b').text(jid.as_str()).done();
         let mut found = Vec::new();
@@ -56,7 +57,7 @@ impl dyn Read + '_ {
         Ok(rows.into_iter().filter_map(|(key, a)| Some((bare_at(&key, 9)?, a))).collect())
     }
 
-    /// The affiliations of a bare JID to all nodes that still exist.
+    /// The affiliations of a bare JID to all nodes whose rows are there: also to one that was deleted and is not swept yet.
     pub fn affiliations_of(&self, jid: &BareJid, limit: usize) -> Result<Vec<(NodeId, Affiliation)>> {
         let prefix = Key::new(b'A').text(jid.as_str()).done();
         let mut found = Vec::new();
