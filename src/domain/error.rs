@@ -163,7 +163,7 @@ refusals! {
     TooManyFields("values"): Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the form has too many fields";
     AnswerTooBig("bytes"): Modify "policy-violation" None, None, "RFC 6120 §8.3.3.12", "the answer would be too big; ask for less at a time";
     Failed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "something went wrong here, and is noted; try again later";
-    StoreFailed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "this could not be stored; nothing was changed; try again later";
+    StoreFailed: Wait "internal-server-error" None, None, "RFC 6120 §8.3.3.6", "the store failed, and whether this was done is not certain; look, and try again later";
 }
 
 impl Refusal {

@@ -33,7 +33,7 @@ pub struct NodeRef {
 pub enum What {
     /// XEP-0060 §7.1.2. The payload is pinned: it is told as it was, whatever came after.
     Published { item: ItemId, version: Version, publisher: BareJid },
-    /// XEP-0060 §7.2.2. `version` pins what was retracted until nobody needs it to describe the deletion.
+    /// XEP-0060 §7.2.2. What it tells is in it: no payload is kept for it.
     Retracted { item: ItemId, atom_id: Option<String> },
     /// XEP-0060 §8.5.2.
     Purged,

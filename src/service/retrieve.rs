@@ -140,7 +140,8 @@ impl Service {
         .await
     }
 
-    /// The nodes at `service` in the order of their names, behind `behind`; at most `limit`, and fewer only at the end.
+    /// The nodes at `service` in the order of their names, behind `behind`; at most `limit`. Fewer at the
+    /// end, or where so many closed ones stand together that no more are looked through.
     /// Closed nodes are listed for nobody but those who may read them or ask to; an account's microblog also while it
     /// only exists by itself.
     pub async fn nodes(
