@@ -203,7 +203,7 @@ struct Figures {
 }
 
 impl Run {
-    const COLUMNS: [&str; 25] = [
+    const COLUMNS: [&str; 26] = [
         "minute",
         "rss_mib",
         "anon_mib",
@@ -227,6 +227,7 @@ impl Run {
         "promised",
         "promised_http",
         "lost",
+        "late",
         "repeated",
         "repeated_http",
     ];
@@ -314,11 +315,11 @@ impl Run {
         let work = process.as_ref().zip(before).map(|(process, before)| (process.worked - before) / span);
         let mib = |kib: u64| kib as f64 / 1024.0;
 
-        let (times, xmpp, http, lost) = {
+        let (times, xmpp, http, lost, late) = {
             let mut book = self.scene.book();
             book.forget();
             let (late, late_http) = book.owed(true);
-            (book.take_latencies(), book.xmpp, book.http, book.lost + late + late_http)
+            (book.take_latencies(), book.xmpp, book.http, book.lost, late + late_http)
         };
         let heard = self.scene.server.heard();
         let (pushes, reads) = (count(&self.scene.pushes), count(&self.scene.reads));
@@ -346,6 +347,7 @@ impl Run {
             xmpp.promised,
             http.promised,
             lost,
+            late,
             xmpp.repeated,
             http.repeated,
         ];
