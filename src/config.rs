@@ -30,7 +30,20 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("accounts", &["registration", "auto_register_hosts", "admins"]),
     ("pubsub", &["create_nodes_hosts"]),
     ("federation", &["allow_private_addresses"]),
-    ("limits", &["max_stanza_bytes", "max_payload_bytes", "max_nodes", "max_subscriptions", "trusted_hosts"]),
+    (
+        "limits",
+        &[
+            "max_stanza_bytes",
+            "max_payload_bytes",
+            "max_nodes",
+            "max_subscriptions",
+            "max_hub_requests",
+            "max_hub_requests_per_host",
+            "max_hub_subscriptions_per_feed",
+            "max_hub_subscriptions_per_host",
+            "trusted_hosts",
+        ],
+    ),
     ("log", &["level"]),
 ];
 
@@ -143,11 +156,29 @@ pub struct Quota {
     pub nodes: u64,
     /// Subscriptions that it made: for itself, and as an owner of nodes for others.
     pub subscriptions: u64,
+    pub hub: HubQuota,
+}
+
+/// How much the hub keeps for those who ask it over HTTP: anybody, in anybody's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HubQuota {
+    /// Requests that wait for the answer of their callback, in all and for callbacks at one host name.
+    pub requests: u64,
+    pub requests_per_host: u64,
+    /// Subscriptions to one feed, and of callbacks at one host name.
+    pub subscriptions_per_feed: u64,
+    pub subscriptions_per_host: u64,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Quota { nodes: 1_000, subscriptions: 10_000 }
+        let hub = HubQuota {
+            requests: 10_000,
+            requests_per_host: 1_000,
+            subscriptions_per_feed: 100_000,
+            subscriptions_per_host: 100_000,
+        };
+        Quota { nodes: 1_000, subscriptions: 10_000, hub }
     }
 }
 
@@ -305,6 +336,7 @@ impl Config {
     /// wherever it is written.
     pub fn differences(&self, other: &Config) -> Vec<&'static str> {
         let Config { component, http, store, accounts, pubsub, federation, limits, log } = self;
+        let (hub, other_hub) = (&limits.quota.hub, &other.limits.quota.hub);
         let compared = [
             ("component.jid", component.jid != other.component.jid),
             ("component.server", component.server != other.component.server),
@@ -329,6 +361,10 @@ impl Config {
             ("limits.max_payload_bytes", limits.max_payload_bytes != other.limits.max_payload_bytes),
             ("limits.max_nodes", limits.quota.nodes != other.limits.quota.nodes),
             ("limits.max_subscriptions", limits.quota.subscriptions != other.limits.quota.subscriptions),
+            ("limits.max_hub_requests", hub.requests != other_hub.requests),
+            ("limits.max_hub_requests_per_host", hub.requests_per_host != other_hub.requests_per_host),
+            ("limits.max_hub_subscriptions_per_feed", hub.subscriptions_per_feed != other_hub.subscriptions_per_feed),
+            ("limits.max_hub_subscriptions_per_host", hub.subscriptions_per_host != other_hub.subscriptions_per_host),
             ("limits.trusted_hosts", limits.trusted_hosts != other.limits.trusted_hosts),
             ("log.level", log.level != other.log.level),
         ];
@@ -594,11 +630,16 @@ fn limits(r: &mut Reader) -> Limits {
     let stanza = r.number(STANZA, 10_000 + ENVELOPE_BYTES..=100_000_000, 500_000);
     let payload_most = PAYLOAD_MOST.min(stanza - ENVELOPE_BYTES);
     let payload = r.number(PAYLOAD, 1_000..=payload_most, payload_most);
-    let Quota { nodes, subscriptions } = Quota::default();
-    let quota = Quota {
-        nodes: r.number(("limits", "max_nodes"), 0..=100_000_000, nodes),
-        subscriptions: r.number(("limits", "max_subscriptions"), 1..=100_000_000, subscriptions),
+    let Quota { nodes, subscriptions, hub } = Quota::default();
+    let mut bound = |key, default| r.number(("limits", key), 1..=100_000_000, default);
+    let hub = HubQuota {
+        requests: bound("max_hub_requests", hub.requests),
+        requests_per_host: bound("max_hub_requests_per_host", hub.requests_per_host),
+        subscriptions_per_feed: bound("max_hub_subscriptions_per_feed", hub.subscriptions_per_feed),
+        subscriptions_per_host: bound("max_hub_subscriptions_per_host", hub.subscriptions_per_host),
     };
+    let subscriptions = bound("max_subscriptions", subscriptions);
+    let quota = Quota { nodes: r.number(("limits", "max_nodes"), 0..=100_000_000, nodes), subscriptions, hub };
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let trusted_hosts = hosts(r, ("limits", "trusted_hosts"), None);
     Limits { max_stanza_bytes: size(stanza), max_payload_bytes: size(payload), quota, trusted_hosts }

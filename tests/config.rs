@@ -395,6 +395,10 @@ max_stanza_bytes = 400000
 max_payload_bytes = 100000
 max_nodes = 7
 max_subscriptions = 7
+max_hub_requests = 7
+max_hub_requests_per_host = 7
+max_hub_subscriptions_per_feed = 7
+max_hub_subscriptions_per_host = 7
 trusted_hosts = ["example.net"]
 [log]
 level = "debug"

@@ -28,7 +28,8 @@ use rookery::http::client::{Client, Options};
 use rookery::network::Network;
 use rookery::network::ostatus::OStatus;
 use rookery::queue::Queue;
-use rookery::service::hub;
+use rookery::service::{HubQuota, Quota, Rules, hub};
+use rookery::store::tables::HubTally;
 use rookery::store::{Lane, Read};
 use tokio::net::TcpListener;
 
@@ -584,6 +585,10 @@ impl Resolver for Dns {
         *times += 1;
         let number = name.trim_start_matches('n').split('.').next().unwrap().parse::<u16>().unwrap();
         let address = (self.answer)(number, *times);
+        // A name that leads nowhere.
+        if address.is_unspecified() {
+            return Box::pin(async { Err(std::io::Error::other("no such name")) });
+        }
         Box::pin(async move { Ok(vec![address.into()]) })
     }
 }
@@ -624,6 +629,80 @@ async fn many_names_for_one_address_are_bounded_together_and_told_when_to_come_b
         (last.header("retry-after"), last.body.as_str()),
         ("1", "too many requests for callbacks in this network\n")
     );
+}
+
+fn bound(house: &House, hub: HubQuota) {
+    let rules = Rules::clone(&house.service.rules());
+    let quota = Quota { hub, ..rules.quota };
+    house.service.set_rules(Rules { quota, ..rules });
+}
+
+const FEW: HubQuota =
+    HubQuota { requests: 3, requests_per_host: 2, subscriptions_per_feed: 9, subscriptions_per_host: 9 };
+
+#[tokio::test]
+async fn requests_that_wait_for_their_callback_are_bounded_and_told_when_to_come_back() {
+    let house = House::new();
+    house.publish("zero", "Something").await;
+    bound(&house, FEW);
+    let ask = async |mode: &str, callback: &str| {
+        let answer = house.post("/hub", &[("hub.mode", mode), ("hub.topic", TOPIC), ("hub.callback", callback)]).await;
+        (answer.status.as_u16(), answer.header("retry-after").to_owned())
+    };
+    let (taken, full) = ((202, String::new()), (503, "60".to_owned()));
+    // The queue does not run: nobody is asked.
+    assert_eq!(ask("subscribe", "http://127.0.0.1:8001/a").await, taken);
+    assert_eq!(ask("unsubscribe", "http://127.0.0.1:8002/b").await, taken);
+    assert_eq!(ask("subscribe", "http://127.0.0.1:8003/c").await, full, "of this host");
+    assert_eq!(ask("subscribe", "http://127.0.0.2:8001/a").await, taken);
+    assert_eq!(ask("unsubscribe", "http://127.0.0.3:8001/a").await, full, "in all");
+}
+
+#[tokio::test]
+async fn subscriptions_are_bounded_by_feed_and_host_and_counted_until_they_end() {
+    for hub in [HubQuota { subscriptions_per_feed: 1, ..FEW }, HubQuota { subscriptions_per_host: 1, ..FEW }] {
+        let world = World::new().await;
+        let tally = async || {
+            let tally = world.house.store.read(|r| Ok((r.hub_tally(None)?, r.hub_tally(Some("127.0.0.1"))?)));
+            tally.await.unwrap()
+        };
+        bound(&world.house, hub);
+        world.subscribe("/cb", &[]).await;
+        world.quiet().await;
+        let one = HubTally { requests: 0, subscriptions: 1 };
+        assert_eq!(tally().await, (one, one));
+        let refused = world.ask("subscribe", "/other", &[]).await;
+        assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "3600"));
+        // Who is there renews, and goes.
+        assert_eq!(world.ask("subscribe", "/cb", &[("hub.secret", "new")]).await.status, 202);
+        until("the renewal", async || world.subscription("/cb").await.unwrap().secret.is_some()).await;
+        assert_eq!(world.ask("unsubscribe", "/cb", &[]).await.status, 202);
+        until("the end", async || world.subscription("/cb").await.is_none()).await;
+        world.quiet().await;
+        assert_eq!(tally().await, (HubTally::default(), HubTally::default()));
+        world.subscribe("/other", &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_callback_whose_name_leads_nowhere_is_asked_for_minutes_not_hours() {
+    let (mut house, site) = (House::new(), Site::start().await);
+    house.publish("zero", "Something").await;
+    let (hub, _queue, _trigger) = hub_with(&house, |_, _| Ipv4Addr::UNSPECIFIED);
+    // Two at one host: the second waits until the first was refused.
+    let (status, _) = ask_by_names(&mut house, hub.clone(), &site, 1).await;
+    let (again, _) = ask_by_names(&mut house, hub, &site, 1).await;
+    assert_eq!([status, again], [[202], [202]]);
+    let (began, limit) = (house.clock.now(), Duration::from_secs(1800));
+    until("the end of the requests", async || {
+        let states = house.store.read(|r| r.destinations(&[], 9)).await.unwrap();
+        assert!(house.clock.now().since(began) < limit, "they wait still: {states:?}");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        house.advance(20);
+        house.store.read(|r| r.hub_tally(None)).await.unwrap() == HubTally::default()
+    })
+    .await;
+    assert!(house.clock.now().since(began) >= Duration::from_secs(600));
 }
 
 /// A name may lead elsewhere when its callback is asked than when the request came.
@@ -903,8 +982,11 @@ async fn a_thousand_callbacks_cost_one_rendering() {
     }
     until("every confirmation", async || {
         world.house.advance(1);
-        let waiting = world.house.store.read(|r| Ok(r.destinations(&[], 2000)?.iter().any(|(_, d)| d.waiting > 0)));
-        !waiting.await.unwrap()
+        let left = world.house.store.read(|r| {
+            let events = !r.events(0, 1)?.is_empty();
+            Ok(events || r.destinations(&[], 2000)?.iter().any(|(_, d)| d.waiting > 0))
+        });
+        !left.await.unwrap()
     })
     .await;
     let before = world.house.topics.renderings();

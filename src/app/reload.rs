@@ -31,6 +31,10 @@ pub const LIVE: &[&str] = &[
     "limits.max_payload_bytes",
     "limits.max_nodes",
     "limits.max_subscriptions",
+    "limits.max_hub_requests",
+    "limits.max_hub_requests_per_host",
+    "limits.max_hub_subscriptions_per_feed",
+    "limits.max_hub_subscriptions_per_host",
     "limits.trusted_hosts",
     "log.level",
 ];

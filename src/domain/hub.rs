@@ -1,6 +1,7 @@
 //! The hub's side of WebSub and PubSubHubbub 0.3/0.4: HTTP subscribers of our feeds.
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::base::clock::Timestamp;
 
@@ -26,6 +27,12 @@ pub struct Intent {
     pub verify_token: Option<String>,
     /// Which digest the subscriber is taken to understand.
     pub digest: Digest,
+}
+
+/// The host name of a callback, by which requests and subscriptions are counted.
+pub fn host_of(callback: &str) -> String {
+    let url = Url::parse(callback).ok();
+    url.as_ref().and_then(Url::host_str).unwrap_or("?").to_owned()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

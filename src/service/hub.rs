@@ -1,22 +1,25 @@
 //! The hub of our feeds (WebSub, PubSubHubbub 0.3/0.4): requests, verified intents, leases. The queue asks the
 //! callbacks; here is decided what that means.
 
-use super::Service;
+use super::{Decided, Inner, Service};
 use crate::base::clock::Timestamp;
 use crate::base::turn::Turn;
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
 use crate::domain::event::{NodeRef, What};
-use crate::domain::hub::{HubSubscription, Intent, Mode};
-use crate::store::{Counter, Tx, kv};
+use crate::domain::hub::{HubSubscription, Intent, Mode, host_of};
+use crate::domain::node::Node;
+use crate::store::{Counter, Read, Tx, kv};
 
 impl Service {
     /// Takes a subscriber's request (WebSub §5.1): stored, and its verification promised, when this returns. The topic
-    /// must be a public feed of ours.
+    /// must be a public feed of ours. Refused as busy where too many requests wait already, and as too many where there
+    /// are as many subscriptions as there may be.
     pub async fn hub_request(&self, name: LocalName, intent: Intent) -> Result<(), Refusal> {
         let inner = self.clone();
         self.decide(Turn::free(), move |tx| {
             let (_, node) = inner.public_microblog(tx.read(), &name)?;
+            inner.has_room(tx.read(), &node, &intent)?;
             let node = inner.materialise(tx, node)?;
             let seq = tx.read().node_state(node.id)?.seq;
             tx.emit(&inner.event(&node, seq, What::Verify(intent.clone())))?;
@@ -29,6 +32,24 @@ impl Service {
     pub async fn hub_topic(&self, name: LocalName) -> Result<(), Refusal> {
         let inner = self.clone();
         self.glance(move |r| inner.public_microblog(r, &name).map(drop)).await
+    }
+}
+
+impl Inner {
+    /// Whether the hub takes one more request. What is asked for and not yet answered counts as if it were granted.
+    fn has_room(&self, r: &dyn Read, node: &Node, intent: &Intent) -> Decided<()> {
+        let most = self.rules().quota.hub;
+        let (host, all) = (r.hub_tally(Some(&host_of(&intent.callback)))?, r.hub_tally(None)?);
+        if all.requests >= most.requests || host.requests >= most.requests_per_host {
+            return Err(Refusal::Busy.into());
+        }
+        // Who is there already renews, or ends it.
+        if intent.mode == Mode::Unsubscribe || r.hub_subscription(node.id, &intent.callback)?.is_some() {
+            return Ok(());
+        }
+        let is_full = r.hub_audience(node.id)? >= most.subscriptions_per_feed
+            || host.subscriptions + host.requests >= most.subscriptions_per_host;
+        if is_full { Err(Refusal::TooManySubscriptions.into()) } else { Ok(()) }
     }
 }
 

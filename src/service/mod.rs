@@ -24,7 +24,7 @@ use jid::{BareJid, Jid};
 use crate::base::clock::Clock;
 use crate::base::id::Ids;
 use crate::base::turn::Turn;
-pub use crate::config::Quota;
+pub use crate::config::{HubQuota, Quota};
 use crate::domain::address::Addresses;
 use crate::domain::error::Refusal;
 use crate::store::{self, KvError, Lane, Store, StoreError, Tx, kv};

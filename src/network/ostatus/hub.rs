@@ -72,7 +72,8 @@ async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Result<By
     intent.challenge = inner.service.ids.token(CHALLENGE);
     match inner.service.hub_request(name, *intent).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(Refusal::Busy) => busy("there is too much to do at the moment", 10),
+        Err(Refusal::Busy) => busy("there is too much to do at the moment", 60),
+        Err(Refusal::TooManySubscriptions) => busy("there are as many subscriptions as the hub keeps", 3600),
         Err(Refusal::StoreFailed) => busy("the request could not be stored", 60),
         Err(_) => problem(StatusCode::NOT_FOUND, NO_TOPIC),
     }

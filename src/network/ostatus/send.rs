@@ -23,6 +23,10 @@ use crate::service::topics::{PAGE, Topic, Window};
 /// The longest that a subscriber may make us wait by `Retry-After`.
 const WAIT_MOST: Duration = Duration::from_secs(24 * 3600);
 
+/// A callback whose name leads nowhere is asked no longer than this: names cost nothing, and each request in such a name
+/// would wait here for hours.
+const NAMELESS: Duration = Duration::from_secs(600);
+
 /// Asks the callback whether it wants what was asked for in its name.
 pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     let What::Verify(intent) = &task.event.what else {
@@ -34,6 +38,11 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     // Where it leads now; the request goes there and nowhere else.
     let addresses = match inner.client.pin(&callback).await {
         Ok(addresses) => addresses,
+        Err(error @ (FetchError::Dns(_) | FetchError::Refused(_)))
+            if inner.service.clock.now().since(task.at) >= NAMELESS =>
+        {
+            return Outcome::Refused(format!("the callback leads nowhere: {error}"));
+        }
         Err(error) => return failed(&error),
     };
     if let Err(seconds) = inner.bounds.asking(&addresses, inner.service.clock.moment()) {

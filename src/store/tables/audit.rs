@@ -7,7 +7,7 @@ use super::*;
 use crate::base::progress::Progress;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, What};
-use crate::domain::hub::HubSubscription;
+use crate::domain::hub::{HubSubscription, host_of};
 use crate::domain::item::Item;
 use crate::domain::node::{Node, NodeKind, NodeState};
 use crate::domain::subscription::{Affiliation, Contact, Subscription, SubscriptionState};
@@ -43,6 +43,7 @@ pub fn audit(r: &dyn Read, progress: &Progress) -> Result<Audit> {
     auditor.subscriptions()?;
     auditor.hub()?;
     auditor.events()?;
+    auditor.hub_tallies()?;
     auditor.deliveries()?;
     auditor.destinations()?;
     auditor.payloads()?;
@@ -68,6 +69,9 @@ struct Seen {
     deliveries: HashMap<u64, u64>,
     /// What each Jabber account has, counted.
     tallies: HashMap<String, Tally>,
+    /// What the hub has for each host and in all, and for each node, counted.
+    hub: HashMap<String, HubTally>,
+    audiences: HashMap<u64, u64>,
     /// The highest numbers, in the order of [`Counter`].
     highest: [u64; 4],
 }
@@ -137,7 +141,7 @@ impl Auditor<'_> {
     }
 
     fn known_tables(&mut self) -> Result<()> {
-        const KNOWN: &[u8] = b"mnNcitvVuUsbaArjpoXehzdqDHwWxk";
+        const KNOWN: &[u8] = b"mnNcitvVuUsbaArjpoXehzdqDHwWxkyY";
         let mut from = vec![1];
         while let Some((key, _)) = self.r.range(&from, &[u8::MAX; 64], 1, false)?.pop() {
             let table = key.first().copied().unwrap_or_default();
@@ -343,6 +347,10 @@ impl Auditor<'_> {
             this.of_a_node(key)?;
             this.audit.hub_subscriptions += 1;
             this.higher(Counter::Hub, subscription.id);
+            for host in [host_of(&subscription.callback), String::new()] {
+                this.seen.hub.entry(host).or_default().subscriptions += 1;
+            }
+            *this.seen.audiences.entry(number(key, 1)?).or_default() += 1;
             let found = this.r.hub_subscription_by_id(subscription.id)?;
             let found = found.is_some_and(|(nid, s)| hub_key(nid, &s.callback) == key);
             this.expect(found, || {
@@ -388,8 +396,39 @@ impl Auditor<'_> {
         })
     }
 
+    fn hub_tallies(&mut self) -> Result<()> {
+        self.each::<HubTally>(b'y', |this, key, tally| {
+            let host = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+            let counted = this.seen.hub.remove(&host).unwrap_or_default();
+            this.expect(tally == counted, || {
+                format!("the hub says it has {tally:?} for {host:?}, and has {counted:?}")
+            });
+            Ok(())
+        })?;
+        self.each::<u64>(b'Y', |this, key, says| {
+            let nid = number(key, 1)?;
+            let counted = this.seen.audiences.remove(&nid).unwrap_or_default();
+            this.expect(says == counted, || {
+                format!("node {nid} says it has {says} HTTP subscribers, and has {counted}")
+            });
+            Ok(())
+        })?;
+        for (host, counted) in std::mem::take(&mut self.seen.hub) {
+            self.wrong(format!("the hub does not say that it has {counted:?} for {host:?}"));
+        }
+        for (nid, counted) in std::mem::take(&mut self.seen.audiences) {
+            self.wrong(format!("node {nid} does not say that it has {counted} HTTP subscribers"));
+        }
+        Ok(())
+    }
+
     fn event(&mut self, seq: u64, event: &Event) -> Result<()> {
         self.higher(Counter::Event, seq);
+        if let What::Verify(intent) = &event.what {
+            for host in [host_of(&intent.callback), String::new()] {
+                self.seen.hub.entry(host).or_default().requests += 1;
+            }
+        }
         if let Some(version) = event.what.version() {
             self.seen.versions.push(version.0);
             self.higher(Counter::Version, version.0);

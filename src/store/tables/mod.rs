@@ -19,6 +19,7 @@
 //! d<len><dest><seq>           Delivery            q<due><dest>      Due              D<dest>  State
 //! H<host>                     (): a person holds what goes to this host
 //! w<nid><callback>            HubSubscription     W<id>             (NodeId, callback)
+//! y<host>                     HubTally; without a host, of all      Y<nid>           HTTP subscribers, counted
 //! x<nid>                      the Event after which the sweep looks at the node
 //! X<virtual>                  (): an account that has ended, whose nodes the sweep takes away
 //! k<name>                     sealed keys of an account (made lazily)
@@ -51,6 +52,7 @@ pub use accounts::Account;
 pub use audit::{Audit, audit};
 use counters::last_number;
 pub use counters::{Counter, Counters};
+pub use hub::HubTally;
 pub use queue::{Due, HELD, HeldHosts, Pins, Planned, State};
 pub use subscriptions::RESOURCES_MOST;
 pub use tally::Tally;
@@ -217,6 +219,12 @@ fn hub_key(nid: NodeId, callback: &str) -> Vec<u8> {
 }
 fn hub_id_key(id: u64) -> Vec<u8> {
     Key::new(b'W').num(id).done()
+}
+fn hub_tally_key(host: &str) -> Vec<u8> {
+    Key::new(b'y').end(host.as_bytes())
+}
+fn hub_audience_key(nid: NodeId) -> Vec<u8> {
+    Key::new(b'Y').num(nid.0).done()
 }
 fn ended_key(service: &BareJid) -> Vec<u8> {
     Key::new(b'X').end(service.as_str().as_bytes())

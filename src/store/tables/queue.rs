@@ -217,6 +217,9 @@ impl Tx<'_> {
                 self.put(pins_key(version), encode(&pins))?;
             }
         }
+        if self.read().planned(seq)?.is_some() {
+            self.count_hub_request(&event, true)?;
+        }
         if self.read().sweep_of(event.node.id)? == Some(seq) {
             self.mark_for_sweep(event.node.id, anew)?;
         }
@@ -239,6 +242,9 @@ impl Tx<'_> {
 
     /// Removes an Event that has no deliveries left, wherever it stands.
     pub fn forget_event(&mut self, seq: u64) -> Result<()> {
+        if let Some(event) = self.read().event(seq)?.or(self.read().parked_event(seq)?) {
+            self.count_hub_request(&event, false)?;
+        }
         self.delete(event_key(seq))?;
         self.delete(planned_key(seq))?;
         self.delete(parked_key(seq))
@@ -258,6 +264,7 @@ impl Tx<'_> {
     /// Removes an Event whose last delivery ended, and its payload, unless an item shows it or another Event pins it.
     fn end_event(&mut self, seq: u64, event: &Event) -> Result<()> {
         self.delete(planned_key(seq))?;
+        self.count_hub_request(event, false)?;
         let (What::Published { item, version, .. } | What::LastItem { item, version, .. }) = &event.what else {
             return Ok(());
         };
@@ -270,8 +277,10 @@ impl Tx<'_> {
         if shown || others { Ok(()) } else { self.delete(version_key(*version)) }
     }
 
-    /// Keeps a payload for an Event that tells it to a new subscriber, beside the one that published it.
+    /// Notes what a new Event holds: a payload, where it tells it to a new subscriber beside the one that published it,
+    /// or a place among the requests to the hub.
     pub(in crate::store) fn pin(&mut self, event: &Event) -> Result<()> {
+        self.count_hub_request(event, true)?;
         let What::LastItem { item, version, .. } = &event.what else { return Ok(()) };
         let published_by = self.read().item(event.node.id, item)?.map_or(0, |item| item.event);
         let events = self.read().pins(*version)?.events + 1;

@@ -48,6 +48,6 @@ impl Tx<'_> {
     }
 }
 
-fn counted(n: u64, more: bool) -> u64 {
+pub(super) fn counted(n: u64, more: bool) -> u64 {
     if more { n + 1 } else { n.saturating_sub(1) }
 }
