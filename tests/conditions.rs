@@ -230,8 +230,10 @@ fn setup(refusal: Refusal) -> Setup {
         }
         Refusal::AnswerTooBig(_) => Setup { limits: Limits { answer_bytes: 1_000, ..Limits::default() }, ..ordinary },
         Refusal::StoreFailed => Setup { kv: Arc::new(FullDisk::default()), ..ordinary },
-        Refusal::TooManySubscriptions => Setup { quota: Quota { subscriptions: 1, nodes: 9 }, ..ordinary },
-        Refusal::TooManyNodes => Setup { quota: Quota { nodes: 1, subscriptions: 9 }, ..ordinary },
+        Refusal::TooManySubscriptions => {
+            Setup { quota: Quota { subscriptions: 1, nodes: 9, ..Quota::default() }, ..ordinary }
+        }
+        Refusal::TooManyNodes => Setup { quota: Quota { nodes: 1, subscriptions: 9, ..Quota::default() }, ..ordinary },
         Refusal::Failed => Setup { kv: Arc::new(Panicky::default()), ..ordinary },
         Refusal::NameTaken | Refusal::TooManyNames => Setup { registration: Registration::Open, ..ordinary },
         Refusal::RegistrationClosed => Setup { registration: Registration::Closed, ..ordinary },

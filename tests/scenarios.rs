@@ -83,7 +83,7 @@ async fn items_that_do_not_fit_into_one_stanza_come_by_pages() {
 /// Whoever has nodes could else keep others from subscribing anywhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_owner_gives_counts_in_the_owners_quota_and_not_in_that_of_who_gets_it() {
-    let quota = Quota { subscriptions: 3, nodes: 9 };
+    let quota = Quota { subscriptions: 3, nodes: 9, ..Quota::default() };
     let world = World::new(Setup { quota, ..Setup::default() });
     let (juliet, romeo) = ("juliet@example.org/balcony", "romeo@example.org/orchard");
     let pubsub =
