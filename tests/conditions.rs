@@ -85,6 +85,11 @@ fn script(refusal: Refusal) -> (&'static str, String) {
         PendingSubscription => romeo(
             node(&[("access_model", "authorize")])
                 + &granted("romeo", "set", C, &pubsub(&subscribe))
+                + &romeo_sets(&subscribe),
+        ),
+        RetrieveUnsubscribed => romeo(
+            node(&[("access_model", "authorize")])
+                + &granted("romeo", "set", C, &pubsub(&subscribe))
                 + &asks("romeo", "get", C, &pubsub("<items node='n'/>")),
         ),
         Outcast => romeo(node(&[]) + &romeo_is("outcast") + &romeo_sets(&subscribe)),
@@ -182,6 +187,17 @@ fn script(refusal: Refusal) -> (&'static str, String) {
                     "<affiliations node='n'><affiliation jid='juliet@example.org' affiliation='none'/></affiliations>",
                 ),
         ),
+        TooManyAffiliations => {
+            let members = |from: usize, to: usize| {
+                let all: String =
+                    (from..to).map(|n| format!("<affiliation jid='a{n}@example.org' affiliation='member'/>")).collect();
+                owner(&format!("<affiliations node='n'>{all}</affiliations>"))
+            };
+            // With its owner two thousand.
+            let full: String =
+                (0..20).map(|n| granted("juliet", "set", C, &members(n * 100, (n * 100 + 100).min(1999)))).collect();
+            juliet(node(&[]) + &full + &asks("juliet", "set", C, &members(1999, 2000)))
+        }
         TooManyChanges => {
             let many: String =
                 (0..101).map(|n| format!("<affiliation jid='a{n}@example.org' affiliation='member'/>")).collect();
@@ -230,10 +246,8 @@ fn setup(refusal: Refusal) -> Setup {
         }
         Refusal::AnswerTooBig(_) => Setup { limits: Limits { answer_bytes: 1_000, ..Limits::default() }, ..ordinary },
         Refusal::StoreFailed => Setup { kv: Arc::new(FullDisk::default()), ..ordinary },
-        Refusal::TooManySubscriptions => {
-            Setup { quota: Quota { subscriptions: 1, nodes: 9, ..Quota::default() }, ..ordinary }
-        }
-        Refusal::TooManyNodes => Setup { quota: Quota { nodes: 1, subscriptions: 9, ..Quota::default() }, ..ordinary },
+        Refusal::TooManySubscriptions => Setup { quota: Quota { subscriptions: 1, ..Quota::default() }, ..ordinary },
+        Refusal::TooManyNodes => Setup { quota: Quota { nodes: 1, ..Quota::default() }, ..ordinary },
         Refusal::Failed => Setup { kv: Arc::new(Panicky::default()), ..ordinary },
         Refusal::NameTaken | Refusal::TooManyNames => Setup { registration: Registration::Open, ..ordinary },
         Refusal::RegistrationClosed => Setup { registration: Registration::Closed, ..ordinary },

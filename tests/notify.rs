@@ -19,6 +19,7 @@ use rookery::base::turn::Turn;
 use rookery::config::Config;
 use rookery::domain::address::Addresses;
 use rookery::domain::delivery::{Destination, Outcome};
+use rookery::domain::error::Refusal;
 use rookery::domain::event::{Event, What};
 use rookery::domain::item::ItemId;
 use rookery::domain::node::{NodeAddress, NodeName};
@@ -394,6 +395,39 @@ async fn the_end_of_a_subscription_is_told_although_the_node_is_gone() {
     // That it began is not true any more.
     assert_eq!(before_marker(&rig, &mut peer).await, [format!("e{}", tasks[2].seq)]);
     assert!(rig.outcomes(3).await.iter().all(|(_, said)| *said == DONE));
+}
+
+#[tokio::test]
+async fn an_owner_is_asked_wherever_they_stand_among_the_affiliations() {
+    let server = FakeServer::start().await;
+    let (rig, _peer) = Rig::up(&server).await;
+    rig.publish("0").await;
+    rig.configure("pubsub#access_model", "authorize").await;
+    for hundred in 0..11 {
+        let member = |n: i32| (BareJid::new(&format!("a{hundred:02}{n:02}@example.org")).unwrap(), Affiliation::Member);
+        let members = (0..100).map(member).collect();
+        rig.service.set_affiliations(Turn::free(), alice(), news(), members).await.unwrap();
+    }
+    let nurse = Jid::new("nurse@elsewhere.example").unwrap();
+    rig.service.subscribe(Turn::free(), nurse.clone(), nurse, news()).await.unwrap();
+    let (task, notifier) = (rig.tasks(1).await.remove(0), rig.notifier.clone());
+    let page = rig.store.read(move |r| notifier.plan(task.seq, &task.event, r, &[], 9)).await.unwrap();
+    let asked: Vec<_> = page.plans.into_iter().map(|plan| plan.destination).collect();
+    assert_eq!(asked, [Destination::Jid(alice().to_bare().to_string())]);
+}
+
+#[tokio::test]
+async fn who_asked_while_the_node_was_guarded_is_let_in_when_nobody_has_to_be_asked_any_more() {
+    let server = FakeServer::start().await;
+    let (rig, _peer) = Rig::up(&server).await;
+    rig.publish("0").await;
+    rig.configure("pubsub#access_model", "authorize").await;
+    let subscribe = || rig.service.subscribe(Turn::free(), romeo(), romeo(), news());
+    assert_eq!(subscribe().await.unwrap().state, SubscriptionState::Pending);
+    assert_eq!(subscribe().await, Err(Refusal::PendingSubscription));
+    rig.configure("pubsub#access_model", "open").await;
+    assert_eq!(subscribe().await.unwrap().state, SubscriptionState::Subscribed);
+    assert_eq!(subscribe().await.unwrap().state, SubscriptionState::Subscribed);
 }
 
 #[tokio::test]

@@ -107,6 +107,7 @@ refusals! {
     SubscriptionOptionsUnsupported: Cancel "feature-not-implemented" Some("unsupported"), Some("subscription-options"), "6.3.4.6", "subscriptions have no options here";
     DefaultOptionsUnsupported: Cancel "feature-not-implemented" Some("unsupported"), Some("retrieve-default-sub"), "6.4.3.2", "subscriptions have no options here";
     // Items, §6.5.9
+    RetrieveUnsubscribed: Auth "not-authorized" Some("not-subscribed"), None, "6.5.9.3", "only those whose subscription was approved may read this node";
     RetrieveForbidden: Auth "forbidden" None, None, "6.5.9.9", "you may not read this node";
     // Publish, §7.1.3
     PublishForbidden: Auth "forbidden" None, None, "7.1.3.1", "you may not publish to this node";
@@ -145,6 +146,7 @@ refusals! {
     ManageForbidden: Auth "forbidden" None, None, "8.8.1.3", "only an owner may do this";
     InvalidSubscriptionState: Modify "not-acceptable" None, None, "8.8.2.2", "this state or address cannot be set";
     InvalidAffiliation: Modify "not-acceptable" None, None, "8.9.2.2", "this affiliation cannot be set; a node keeps at least one owner";
+    TooManyAffiliations: Cancel "policy-violation" None, None, "8.9.2", "the node has as many affiliations as it may; remove some first";
     TooManyChanges: Modify "policy-violation" None, None, "8.8.2 and 8.9.2", "these are too many changes for one request; send fewer at a time";
     // Accounts
     RegistrationRequired: Auth "registration-required" None, None, "8.1.1 and XEP-0077 §3.1", "register an account here first";

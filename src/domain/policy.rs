@@ -66,9 +66,8 @@ pub fn may(standing: Standing, verb: Verb, node: &Node) -> Result<(), Refusal> {
                 // To subscribe is to ask; to read, one must have been approved.
                 AccessModel::Authorize => match (verb, standing.subscription) {
                     (Verb::Subscribe, _) | (_, Some(SubscriptionState::Subscribed)) => Ok(()),
-                    (_, Some(SubscriptionState::Pending)) => Err(Refusal::PendingSubscription),
-                    // XEP-0060 §6.5.9.3.
-                    (_, None) => Err(Refusal::RetrieveForbidden),
+                    // XEP-0060 §6.5.9.3: a pending subscription is none.
+                    (_, Some(SubscriptionState::Pending) | None) => Err(Refusal::RetrieveUnsubscribed),
                 },
             }
         }
@@ -175,7 +174,7 @@ mod tests {
             (AccessModel::Presence, Verb::Retrieve, Refusal::PresenceRequired),
             (AccessModel::Whitelist, Verb::Subscribe, Refusal::ClosedNode),
             (AccessModel::Whitelist, Verb::Retrieve, Refusal::ClosedNode),
-            (AccessModel::Authorize, Verb::Retrieve, Refusal::RetrieveForbidden),
+            (AccessModel::Authorize, Verb::Retrieve, Refusal::RetrieveUnsubscribed),
         ] {
             let node = node(access, PublishModel::Publishers);
             assert_eq!(may(Standing::default(), verb, &node), Err(refusal));

@@ -14,7 +14,8 @@ use crate::store::tables::RESOURCES_MOST;
 use crate::store::{Read, Tx};
 
 impl Service {
-    /// Subscribes `jid`, the sender's own address, bare or full. A second request gets the first subscription again.
+    /// Subscribes `jid`, the sender's own address, bare or full. A second request gets the first subscription again, or is
+    /// told that it still waits for an owner's answer (XEP-0060 §6.1.3.7).
     pub async fn subscribe(&self, turn: Turn, by: Jid, jid: Jid, at: NodeAddress) -> Result<Subscription, Refusal> {
         let inner = self.clone();
         let subid = self.ids.token(12);
@@ -26,14 +27,22 @@ impl Service {
             let node = inner.find(tx.read(), &at, &by)?.ok_or(Refusal::NodeNotFound)?;
             let standing = inner.standing(tx.read(), &node, &by)?;
             may(standing, Verb::Subscribe, &node)?;
-            if let Some(there) = tx.read().subscription(node.id, &jid)? {
-                return Ok(there);
-            }
-            inner.may_have_one_more(tx.read(), node.id, &jid, &by)?;
-            let node = inner.materialise(tx, node)?;
             let asks = node.access() == AccessModel::Authorize
                 && !matches!(standing.affiliation, Affiliation::Owner | Affiliation::Publisher | Affiliation::Member)
                 && standing.subscription != Some(SubscriptionState::Subscribed);
+            if let Some(there) = tx.read().subscription(node.id, &jid)? {
+                return match there.state {
+                    SubscriptionState::Subscribed => Ok(there),
+                    SubscriptionState::Pending if asks => Err(Refusal::PendingSubscription.into()),
+                    // Nobody has to be asked any more.
+                    SubscriptionState::Pending => {
+                        inner.settle(tx, &node, &there, Some(SubscriptionState::Subscribed))?;
+                        Ok(Subscription { state: SubscriptionState::Subscribed, ..there })
+                    }
+                };
+            }
+            inner.may_have_one_more(tx.read(), node.id, &jid, &by)?;
+            let node = inner.materialise(tx, node)?;
             let mut state = tx.read().node_state(node.id)?;
             let subscription = Subscription {
                 jid: jid.clone(),
