@@ -93,7 +93,7 @@ impl Service {
     }
 
     /// Sets affiliations (XEP-0060 §8.9.2): all of them, or none. A node keeps at least one owner; an account's node
-    /// keeps the account's. Who becomes an outcast loses the subscription.
+    /// keeps the account's; it has at most [`LIST_MOST`] affiliations. Who becomes an outcast loses the subscription.
     pub async fn set_affiliations(
         &self,
         turn: Turn,
@@ -109,10 +109,12 @@ impl Service {
             let node = inner.find(tx.read(), &at, &bare(&by))?.ok_or(Refusal::OwnerNodeNotFound)?;
             may(inner.standing(tx.read(), &node, &bare(&by))?, Verb::Manage, &node)?;
             let node = inner.materialise(tx, node)?;
+            let mut grows = false;
             for (jid, affiliation) in &changes {
                 if tx.room() < ROWS_EACH {
                     return Err(Refusal::TooManyChanges.into());
                 }
+                grows |= tx.read().affiliation(node.id, jid)? == Affiliation::None;
                 tx.put_affiliation(node.id, jid, *affiliation)?;
                 if *affiliation == Affiliation::Outcast {
                     for there in tx.read().subscriptions_at(node.id, jid)? {
@@ -123,10 +125,18 @@ impl Service {
             let at_account = node.service != inner.addresses.component;
             let kept = match at_account {
                 true => tx.read().affiliation(node.id, &node.creator)? == Affiliation::Owner,
-                false => tx.read().affiliations(node.id, LIST_MOST)?.iter().any(|(_, a)| *a == Affiliation::Owner),
+                // Most often it is who asks.
+                false => {
+                    tx.read().affiliation(node.id, &bare(&by))? == Affiliation::Owner
+                        || !tx.read().owners(node.id, 1)?.is_empty()
+                }
             };
             if !kept {
                 return Err(Refusal::InvalidAffiliation.into());
+            }
+            // An owner sees as many as there may be.
+            if grows && tx.read().affiliations(node.id, LIST_MOST + 1)?.len() > LIST_MOST {
+                return Err(Refusal::TooManyAffiliations.into());
             }
             Ok(())
         })

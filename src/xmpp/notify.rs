@@ -91,7 +91,7 @@ impl Network for Notifier {
                 }
             }
             What::Subscription { jid, .. } | What::LastItem { jid, .. } => vec![to(one(&jid.to_bare()))],
-            What::Requested { .. } => owners(view, event)?.iter().map(|owner| to(one(owner))).collect(),
+            What::Requested { .. } => view.owners(event.node.id, OWNERS)?.iter().map(|owner| to(one(owner))).collect(),
             What::ContactEnded { jid } => vec![to(one(jid))],
             What::Verify(_) | What::Closed => Vec::new(),
         };
@@ -119,11 +119,6 @@ impl Network for Notifier {
 
 fn one(jid: &BareJid) -> Destination {
     Destination::Jid(jid.to_string())
-}
-
-fn owners(view: &dyn Read, event: &Event) -> kv::Result<Vec<BareJid>> {
-    let all = view.affiliations(event.node.id, AFFILIATIONS)?;
-    Ok(all.into_iter().filter(|(_, a)| *a == Affiliation::Owner).map(|(jid, _)| jid).take(OWNERS).collect())
 }
 
 /// What a page of a fan-out needs to know of its node.

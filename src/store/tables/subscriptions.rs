@@ -57,6 +57,22 @@ impl dyn Read + '_ {
         Ok(rows.into_iter().filter_map(|(key, a)| Some((bare_at(&key, 9)?, a))).collect())
     }
 
+    /// Owners of a node, at most `limit`, wherever they stand among its affiliations.
+    pub fn owners(&self, nid: NodeId, limit: usize) -> Result<Vec<BareJid>> {
+        let prefix = Key::new(b'a').num(nid.0).done();
+        let (mut owners, mut from) = (Vec::new(), Vec::new());
+        loop {
+            let page = rows::<Affiliation>(self, &prefix, &from, 1000)?;
+            let last = page.last().map(|(key, _)| next_key(key));
+            let found = page.iter().filter(|(_, affiliation)| *affiliation == Affiliation::Owner);
+            owners.extend(found.filter_map(|(key, _)| bare_at(key, 9)).take(limit - owners.len()));
+            match last {
+                Some(next) if owners.len() < limit && page.len() == 1000 => from = next,
+                _ => return Ok(owners),
+            }
+        }
+    }
+
     /// The affiliations of a bare JID to all nodes whose rows are there: also to one that was deleted and is not swept yet.
     pub fn affiliations_of(&self, jid: &BareJid, limit: usize) -> Result<Vec<(NodeId, Affiliation)>> {
         let prefix = Key::new(b'A').text(jid.as_str()).done();
