@@ -156,7 +156,7 @@ impl Plan {
             }
         }
         deeds.sort();
-        Plan { seed, scale: Scale { accounts: 96, crowd: 2_000, callbacks: 100 }, length, deeds }
+        Plan { seed, scale: Scale { accounts: 480, crowd: 2_000, callbacks: 100 }, length, deeds }
     }
 }
 

@@ -25,3 +25,12 @@ need() {
 	fi
 	command -v cargo >/dev/null || die "there is no cargo: install Rust 1.90 or newer, see https://rustup.rs"
 }
+
+# Builds a test program of tests/ and says where it is: test_program NAME [--release].
+test_program() {
+	cargo test --locked --no-run --test "$@" --message-format=json | python3 -c '
+import json, sys
+built = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+name = sys.argv[1]
+print([b["executable"] for b in built if b.get("target", {}).get("name") == name and b.get("executable")][-1])' "$1"
+}

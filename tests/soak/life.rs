@@ -30,7 +30,7 @@ const FICKLE: usize = 4;
 /// Speak with the component in words.
 const TALKERS: usize = 5;
 /// Read pages, feeds, nodes and WebFinger.
-const READERS: usize = 2;
+const READERS: usize = 8;
 
 /// How much of everything there is.
 #[derive(Clone, Copy)]
@@ -130,7 +130,7 @@ impl Scene {
             all.spawn(self.clone().write(account(n), format!("a{n}"), 1_500..5_000, rng()));
         }
         for n in 0..FEEDS {
-            all.spawn(self.clone().write(cast::feed(n), format!("h{n}"), 5_000..15_000, rng()));
+            all.spawn(self.clone().write(cast::feed(n), format!("h{n}"), 1_000..3_000, rng()));
         }
         all.spawn(self.clone().write(cast::plaza(), "crier".to_owned(), 4_000..6_000, rng()));
         for n in 0..FICKLE {
