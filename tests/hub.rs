@@ -659,6 +659,25 @@ async fn requests_that_wait_for_their_callback_are_bounded_and_told_when_to_come
 }
 
 #[tokio::test]
+async fn who_is_subscribed_renews_however_many_strangers_wait() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.quiet().await;
+    bound(&world.house, FEW);
+    let strange = async |callback: &str| {
+        let form = [("hub.mode", "subscribe"), ("hub.topic", TOPIC), ("hub.callback", callback)];
+        world.house.post("/hub", &form).await.status.as_u16()
+    };
+    // Nobody listens there: they are asked again and again.
+    for callback in ["http://127.0.0.2:8001/a", "http://127.0.0.2:8001/b", "http://127.0.0.3:8001/a"] {
+        assert_eq!(strange(callback).await, 202);
+    }
+    assert_eq!(strange("http://127.0.0.4:8001/a").await, 503, "no room for one more");
+    assert_eq!(world.ask("subscribe", "/cb", &[("hub.secret", "new")]).await.status, 202);
+    until("the renewal", async || world.subscription("/cb").await.unwrap().secret.is_some()).await;
+}
+
+#[tokio::test]
 async fn subscriptions_are_bounded_by_feed_and_host_and_counted_until_they_end() {
     for hub in [HubQuota { subscriptions_per_feed: 1, ..FEW }, HubQuota { subscriptions_per_host: 1, ..FEW }] {
         let world = World::new().await;

@@ -40,11 +40,14 @@ impl Inner {
     fn has_room(&self, r: &dyn Read, node: &Node, intent: &Intent) -> Decided<()> {
         let most = self.rules().quota.hub;
         let (host, all) = (r.hub_tally(Some(&host_of(&intent.callback)))?, r.hub_tally(None)?);
-        if all.requests >= most.requests || host.requests >= most.requests_per_host {
+        // Anybody may ask in anybody's name: who is there already has room of its own, whatever strangers ask for.
+        let is_known = r.hub_subscription(node.id, &intent.callback)?.is_some();
+        let times = if is_known { 2 } else { 1 };
+        if all.requests >= times * most.requests || host.requests >= times * most.requests_per_host {
             return Err(Refusal::Busy.into());
         }
-        // Who is there already renews, or ends it.
-        if intent.mode == Mode::Unsubscribe || r.hub_subscription(node.id, &intent.callback)?.is_some() {
+        // It renews, or ends it.
+        if intent.mode == Mode::Unsubscribe || is_known {
             return Ok(());
         }
         let is_full = r.hub_audience(node.id)? >= most.subscriptions_per_feed
