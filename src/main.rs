@@ -193,6 +193,7 @@ impl Queue {
 fn main() -> ExitCode {
     // Before there is a runtime, whose threads allocate.
     keep_pages_small();
+    open_many_files();
     run()
 }
 
@@ -259,6 +260,27 @@ fn keep_pages_small() {
         eprintln!("the kernel goes on using huge pages ({error}); that costs memory and nothing else");
     }
 }
+
+/// A login shell allows 1,024 open files, and the public listener alone takes as many connections: without one the store
+/// could not open its own. What the administrator allows at most is taken.
+fn open_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|most| most < ENOUGH_FILES) {
+        eprintln!(
+            "only {} files may be open, which is too few when many connect at once: allow {ENOUGH_FILES} (ulimit -n; systemd: \
+             LimitNOFILE=)",
+            limit.maximum.unwrap_or_default()
+        );
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        eprintln!("no more files than usual may be opened ({error})");
+    }
+}
+
+/// 1,088 connections at the listeners, some hundreds to callbacks, the link, the store's files.
+const ENOUGH_FILES: u64 = 4096;
 
 /// Prints what came of a command, on standard error if `aside`.
 fn said(done: Result<Vec<String>, String>, aside: bool) -> ExitCode {

@@ -140,6 +140,25 @@ fn has(text: &str, words: &[&str]) {
     }
 }
 
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_administrator_allows() {
+    let mut scene = Scene::begin("fjall").await;
+    let limits = |rookery: &Rookery| {
+        let limits = support::read(&PathBuf::from(format!("/proc/{}/limits", rookery.pid().expect("it runs"))));
+        let line =
+            limits.lines().find(|line| line.starts_with("Max open files")).expect("there is such a limit").to_owned();
+        let words: Vec<String> = line.split_whitespace().skip(3).take(2).map(str::to_owned).collect();
+        words
+    };
+    for (shell, warned) in [("ulimit -Sn 200; ulimit -Hn 5000", false), ("ulimit -n 300", true)] {
+        scene.rookery.launch_by(&["sh", "-c", &format!("{shell}; exec \"$@\""), "sh"].map(str::to_owned));
+        scene.rookery.start_again().await;
+        let found = limits(&scene.rookery);
+        assert_eq!(found[0], found[1], "after {shell:?}");
+        assert_eq!(scene.rookery.log().contains("too few when many connect"), warned, "after {shell:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_callback_is_shown_held_released_and_tried_at_once_when_a_person_says_so() {
     let mut scene = Scene::begin("fjall").await;

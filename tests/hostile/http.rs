@@ -26,6 +26,8 @@ const ADMIN_HEAD: Duration = Duration::from_secs(10);
 /// What a busy machine may add.
 const GRACE: Duration = Duration::from_secs(30);
 const ENOUGH: usize = 20;
+/// More than the public listener takes at one time.
+const CROWD: usize = 1_100;
 
 /// Every status that has a meaning here. 505 only for the preface of HTTP/2.
 const KNOWN: &[u16] = &[200, 202, 204, 301, 304, 400, 404, 405, 408, 410, 412, 413, 414, 415, 429, 431, 503];
@@ -43,6 +45,8 @@ pub struct Report {
     pub slow_ended: u64,
     pub honest: u64,
     pub slowest_honest: Duration,
+    /// How long an honest reader waited behind more connections than there may be, if that was tried.
+    pub behind_a_crowd: Option<Duration>,
     pub memory: String,
     /// By status and route.
     pub answers: BTreeMap<(u16, String), u64>,
@@ -53,7 +57,7 @@ impl Report {
     pub fn line(&self) -> String {
         format!(
             "{} requests over {} connections, {} of them malformed, {} pipelined, {} dropped half way, {} cut with their body; {} slow connections, \
-             {} ended within their bounds; {} honest readers, the slowest in {:?}; {}; {} findings",
+             {} ended within their bounds; {} honest readers, the slowest in {:?}, behind {CROWD} silent connections {:?}; {}; {} findings",
             self.requests,
             self.sockets,
             self.malformed,
@@ -64,6 +68,7 @@ impl Report {
             self.slow_ended,
             self.honest,
             self.slowest_honest,
+            self.behind_a_crowd,
             self.memory,
             self.findings.len()
         )
@@ -156,6 +161,9 @@ pub async fn probe(server: &Server, rookery: &Rookery, seed: u64, span: Duration
         if let Err(error) = task.await {
             ground.found(format!("a worker of the test ended: {error}"));
         }
+    }
+    if ground.patient {
+        crowd(&ground, &feed).await;
     }
     for what in watch.process(rookery).await {
         ground.found(what);
@@ -994,6 +1002,30 @@ async fn slow(ground: Arc<Ground>, n: usize) {
             ground.note(|report| report.slow_ended += 1);
         }
         sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// More connections than there may be, all silent: they end within their bound, and who came behind them is served.
+async fn crowd(ground: &Ground, feed: &Answer) {
+    let mut silent = Vec::new();
+    for _ in 0..CROWD {
+        match timeout(GRACE, TcpStream::connect(&ground.public)).await {
+            Ok(Ok(socket)) => silent.push(socket),
+            Ok(Err(error)) => return ground.found(format!("connection {} of a crowd: {error}", silent.len())),
+            // The kernel's queue is full as well.
+            Err(_) => break,
+        }
+    }
+    let asked = Instant::now();
+    let head = b"GET /@alice.atom HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    match timeout(HEAD + GRACE, ask(&ground.public, head, false)).await {
+        Ok(Ok(answer)) if answer.body == feed.body => {
+            ground.note(|report| report.behind_a_crowd = Some(asked.elapsed()));
+        }
+        Ok(answer) => {
+            ground.found(format!("behind a crowd of {} one got {:?}", silent.len(), answer.map(|a| a.status)))
+        }
+        Err(_) => ground.found(format!("behind a crowd of {} nobody is served", silent.len())),
     }
 }
 
