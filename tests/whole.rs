@@ -5,7 +5,7 @@
 mod fake_server;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake_server::{COMPONENT, FakeServer, HOST, Peer, SECRET};
 use rookery::app::{self, Reload, RunError};
@@ -104,4 +104,46 @@ async fn a_part_that_panics_ends_the_service_with_an_error() {
     let ended = tokio::time::timeout(Duration::from_secs(30), whole.running).await.expect("it lives on").unwrap();
     assert!(matches!(&ended, Err(RunError::Broken(why)) if why.contains("on purpose")), "{ended:?}");
     drop(whole.stop);
+}
+
+/// More than anybody's rate from one; others wait for nothing, and who flooded may ask again later.
+#[tokio::test]
+async fn a_flood_over_the_rate_is_neither_answered_nor_kept_and_holds_up_nobody() {
+    let server = FakeServer::start().await;
+    let whole = start(&server, "");
+    let mut peer = server.login().await;
+    let (began, ping) = (Instant::now(), "<ping xmlns='urn:xmpp:ping'/>");
+    let romeos = |id: &str| format!("<iq type='get' id='{id}' from='romeo@{HOST}/a' to='{COMPONENT}'>{ping}</iq>");
+    let (mut done, mut told, sent) = (0, 0, 60_000);
+    for round in 0..sent / 2_000 {
+        let flood: String = (0..2_000).map(|n| romeos(&format!("f{round}-{n}"))).collect();
+        peer.send(&flood).await;
+        let (juliets, mut answered) = (format!("j{round}"), false);
+        peer.send(&format!("<iq type='get' id='{juliets}' from='juliet@{HOST}/a' to='{COMPONENT}'>{ping}</iq>")).await;
+        while !answered {
+            let stanza = peer.expect("juliet's answer").await;
+            match (stanza.head.id.as_deref(), &stanza.head.type_) {
+                (Some(id), StanzaType::Result) if id == juliets => answered = true,
+                (Some(id), StanzaType::Result) if id.starts_with('f') => done += 1,
+                (Some(id), StanzaType::Error) if id.starts_with('f') => {
+                    assert!(String::from_utf8_lossy(stanza.raw()).contains("<resource-constraint"));
+                    told += 1;
+                }
+                _ => panic!("{:?}", String::from_utf8_lossy(stanza.raw())),
+            }
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64() + 1.0;
+    println!("of {sent} in {seconds:.1} s {done} were answered, and {told} times it was said that they are too many");
+    // Within the rate each has a word: done, or that too many of theirs are in work. Beyond it hardly any has one.
+    let within = 10_000 + (2_000.0 * seconds) as usize;
+    assert!((10_000..=within + 100 + seconds as usize).contains(&(done + told)), "{done} and {told} in {seconds} s");
+    assert!(done > 0, "some were answered");
+    // A second later there is room for some again.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    peer.send(&romeos("later")).await;
+    while peer.expect("romeo's answer").await.head.id.as_deref() != Some("later") {}
+    drop(whole.stop);
+    drop(peer);
+    whole.running.await.unwrap().unwrap();
 }
