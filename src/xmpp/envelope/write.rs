@@ -7,7 +7,8 @@ use bytes::Bytes;
 use jid::Jid;
 use minidom::Element;
 
-use super::{Kind, STANZAS, is_xml_char, ns};
+use super::read::is_xml_char;
+use super::{Kind, STANZAS, ns};
 use crate::domain::error::ErrorType;
 
 /// A piece of well-formed XML: any number of elements, each declaring its own namespaces. Cheap to clone.
