@@ -14,6 +14,7 @@ use crate::crash::server::entry;
 use crate::support::client::{Client, MICROBLOG, event_items, items, publish, subscribe};
 use crate::support::rookery::Rookery;
 use crate::support::servers::{CROWD, Server, at_social};
+use crate::support::witness::{Told, Witness};
 
 /// Kills of a server, subscribers, and posts under way at each.
 const KILLS: usize = 2;
@@ -23,7 +24,8 @@ const POSTS: usize = 12;
 /// Kills `server` again and again while posts are under way, and gives what was found with the words for its row.
 pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String, usize) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let rookery = Rookery::start(&server).await;
+    let witness = Witness::before(server.component_address(), MICROBLOG).await;
+    let rookery = Rookery::start_behind(&witness, &server).await;
     let place: Place = (at_social("alice"), MICROBLOG.to_owned());
     let mut ledger = Ledger::default();
     let (mut alice, mut crowd) = (server.login("alice").await, server.crowd().await);
@@ -36,6 +38,7 @@ pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String,
         let fate = Fate::Acknowledged(ledger.tick());
         ledger.wishes.push(Wish { who, place: place.clone(), on: true, sent, fate });
     }
+    let mut proved = BTreeSet::new();
     for kill in 0..KILLS {
         let mut asked = Vec::new();
         for n in 0..POSTS {
@@ -57,6 +60,7 @@ pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String,
         }
         // What the server wrote before it died is still on its way to us.
         while hear(&mut crowd, Instant::now() + Duration::from_millis(200), &mut ledger).await {}
+        proved.extend(witness.proved());
         // The crowd must stand there again before the component speaks on: to a component that is away nothing is kept.
         rookery.pause();
         server.start_again().await;
@@ -83,22 +87,20 @@ pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String,
         all.repeated,
         all.repeated_after
     );
-    (verdict, row, lost_in_the_server(&ledger))
+    (verdict, row, lost_in_the_server(&ledger, &proved))
 }
 
-/// How much was lost inside the server: at each kill the tail of what it was passing on, in the order in which it was told,
-/// and nothing behind it. What is missing before something that was heard is our loss, and counts as such.
-fn lost_in_the_server(ledger: &Ledger) -> usize {
-    let heard: BTreeSet<(&str, &str)> = ledger.heard.iter().map(|h| (h.item.as_str(), h.who.as_str())).collect();
-    let of_kill = |kill: usize| {
-        let ours = format!("k{kill}-");
-        let told =
-            ledger.acts.iter().filter(|act| act.item.starts_with(&ours) && matches!(act.fate, Fate::Acknowledged(_)));
-        let pairs = told.flat_map(|act| (0..SUBSCRIBERS).map(|n| (act.item.as_str(), format!("s{n:03}@{CROWD}"))));
-        let missing: Vec<bool> = pairs.map(|(item, who)| !heard.contains(&(item, who.as_str()))).collect();
-        missing.iter().rev().take_while(|missing| **missing).count()
-    };
-    (0..KILLS).map(of_kill).sum()
+/// How much was lost inside the server: what it had proved to have read before it was killed, and nobody ever heard.
+fn lost_in_the_server(ledger: &Ledger, proved: &BTreeSet<Told>) -> usize {
+    let heard: BTreeSet<(&str, &str)> = ledger.heard.iter().map(|h| (h.who.as_str(), h.item.as_str())).collect();
+    let acknowledged: BTreeSet<&str> = ledger
+        .acts
+        .iter()
+        .filter(|act| matches!(act.fate, Fate::Acknowledged(_)))
+        .map(|act| act.item.as_str())
+        .collect();
+    let is_lost = |(who, item): &&Told| acknowledged.contains(item.as_str()) && !heard.contains(&(who, item));
+    proved.iter().filter(is_lost).count()
 }
 
 /// Takes one notification, if one comes before `until`.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod rookery;
 pub mod servers;
 pub mod web;
+pub mod witness;
 
 use std::path::Path;
 use std::process::Child;

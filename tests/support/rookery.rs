@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::servers::{HOST, SECRET, SOCIAL, Server};
+use super::witness::Witness;
 use super::{free_port, read, show_log, signal, until, web};
 
 /// The public address that pages, feeds and ids carry; nothing listens there: a reverse proxy would.
@@ -50,6 +51,14 @@ impl Rookery {
     /// Starts and waits until it is attached to the server and ready.
     pub async fn start(server: &Server) -> Rookery {
         let mut rookery = Rookery::begin(&Settings::attached_to(server));
+        rookery.ready().await;
+        rookery
+    }
+
+    /// The same behind a witness, who sees what the server has read.
+    pub async fn start_behind(witness: &Witness, server: &Server) -> Rookery {
+        let mut rookery =
+            Rookery::begin(&Settings { server: witness.address.clone(), ..Settings::attached_to(server) });
         rookery.ready().await;
         rookery
     }
