@@ -273,6 +273,9 @@ fn open_many_files() {
             limit.maximum.unwrap_or_default()
         );
     }
+    if limit.current == limit.maximum {
+        return;
+    }
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         eprintln!("no more files than usual may be opened ({error})");
