@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rookery::store::tx::Read as _;
+use rookery::store::Read as _;
 use rookery::store::{Backend, Kv, KvError, Lane, open, open_kv};
 
 type Failure = Box<dyn std::error::Error>;

@@ -275,6 +275,10 @@ impl Kv for FullDisk {
             true => Err(KvError::Full("no room".into())),
         }
     }
+    fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+        None
+    }
+
     fn disk_bytes(&self) -> u64 {
         0
     }
@@ -295,6 +299,10 @@ impl Kv for Panicky {
     fn apply(&self, batch: &[kv::Write]) -> kv::Result<()> {
         self.0.apply(batch)
     }
+    fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+        None
+    }
+
     fn disk_bytes(&self) -> u64 {
         0
     }

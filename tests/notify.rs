@@ -69,6 +69,10 @@ impl Kv for Gate {
         self.kv.apply(batch)
     }
 
+    fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+        None
+    }
+
     fn disk_bytes(&self) -> u64 {
         0
     }

@@ -271,6 +271,10 @@ impl Kv for Troubled {
         self.kv.apply(batch)
     }
 
+    fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+        None
+    }
+
     fn disk_bytes(&self) -> u64 {
         0
     }

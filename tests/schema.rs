@@ -18,8 +18,8 @@ use rookery::domain::item::{Audience, Item, ItemId, Version};
 use rookery::domain::node::{Node, NodeId, NodeKind, NodeName, NodeState};
 use rookery::domain::node_config::{AccessModel, NodeConfig, NotificationType, PublishModel, SendLast};
 use rookery::domain::subscription::{Affiliation, Contact, Subscription, SubscriptionState};
+use rookery::store::Read;
 use rookery::store::tables::State;
-use rookery::store::tx::Read;
 use rookery::store::{Account, Counter, Kv, KvError, Lane, MemoryKv, Store, Tx};
 
 const ROWS: &str = include_str!("schema/1.rows");

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -319,4 +320,48 @@ fn sled_keeps_what_it_acknowledged_through_kills() {
 #[test]
 fn fjall_keeps_what_it_acknowledged_through_kills() {
     survives_kills(ON_DISK[1]);
+}
+
+/// A batch goes into memory row by row, in the order of its keys: who reads its first row and then its last must not see
+/// the one as new and the other as old.
+#[test]
+fn reads_of_one_moment_see_no_batch_in_part() {
+    for backend in ON_DISK {
+        let folder = tempfile::tempdir().unwrap();
+        let kv: Arc<dyn Kv> = open_kv(backend, folder.path()).unwrap();
+        let batch = |n: u64| {
+            let fillers = (0..500_u16).map(|k| [b"m".as_slice(), &k.to_be_bytes()].concat());
+            let keys = [b"a".to_vec()].into_iter().chain(fillers).chain([b"z".to_vec()]);
+            keys.map(|key| (key, Some(Bytes::copy_from_slice(&n.to_be_bytes())))).collect::<Batch>()
+        };
+        kv.apply(&batch(0)).unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let reader = std::thread::spawn({
+            let (kv, done) = (kv.clone(), done.clone());
+            move || {
+                let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
+                let (mut looks, mut newest) = (0, 0);
+                while !done.load(Ordering::SeqCst) {
+                    let moment = kv.moment();
+                    let get = |key: &[u8]| moment.as_ref().map_or_else(|| kv.get(key), |moment| moment.get(key));
+                    let range = |from: &[u8], to: &[u8]| match &moment {
+                        Some(moment) => moment.range(from, to, 1, false),
+                        None => kv.range(from, to, 1, false),
+                    };
+                    let first = number(&get(b"a").unwrap().unwrap());
+                    let last = number(&range(b"z", b"zz").unwrap()[0].1);
+                    assert!(first <= last, "{backend:?}: the first row is of batch {first}, the last of {last}");
+                    assert!(newest <= first, "{backend:?}: batch {newest} was there already, and now {first}");
+                    (looks, newest) = (looks + 1, first);
+                }
+                looks
+            }
+        });
+        for n in 1..300 {
+            kv.apply(&batch(n)).unwrap();
+        }
+        done.store(true, Ordering::SeqCst);
+        let looks: u64 = reader.join().unwrap();
+        assert!(looks > 100, "only {looks} looks");
+    }
 }

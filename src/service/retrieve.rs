@@ -462,6 +462,10 @@ mod tests {
         fn apply(&self, batch: &[Write]) -> kv::Result<()> {
             self.kv.apply(batch)
         }
+        fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+            None
+        }
+
         fn disk_bytes(&self) -> u64 {
             0
         }

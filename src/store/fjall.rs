@@ -7,14 +7,17 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
-use super::kv::{Kv, KvError, Result, Row, Write, check_batch, io_error};
+use super::kv::{Kv, KvError, Read, Result, Row, Write, check_batch, io_error};
 
 /// Blocks of tables kept in memory.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Rows collected in memory before they become a table. Up to four such may wait for the disk.
 const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Threads that write tables and merge them. Its first one merges nothing and passes such work on, again and again while no
+/// other is free: with two of them it would spin for as long as the other merges.
+const WORKERS: usize = 3;
 
 pub struct FjallKv {
     db: Database,
@@ -24,10 +27,40 @@ pub struct FjallKv {
 impl FjallKv {
     /// Opens the database in the folder `path`, or makes one there.
     pub fn open(path: &Path) -> Result<Self> {
-        let db = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(2).open().map_err(failure)?;
+        let db = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKERS).open().map_err(failure)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let rows = db.keyspace("rows", options).map_err(failure)?;
         Ok(FjallKv { db, rows })
+    }
+
+    fn at_once(&self) -> Moment<'_> {
+        Moment { snapshot: self.db.snapshot(), rows: &self.rows }
+    }
+}
+
+/// A snapshot sees a batch whole or not at all, also while it is being put into memory row by row.
+struct Moment<'a> {
+    snapshot: Snapshot,
+    rows: &'a Keyspace,
+}
+
+impl Read for Moment<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.snapshot.get(self.rows, key).map_err(failure)?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>> {
+        if from >= to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut rows = self.snapshot.range(self.rows, from..to);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let Some(row) = (if reverse { rows.next_back() } else { rows.next() }) else { break };
+            let (key, value) = row.into_inner().map_err(failure)?;
+            found.push((key.to_vec(), Bytes::copy_from_slice(&value)));
+        }
+        Ok(found)
     }
 }
 
@@ -37,18 +70,7 @@ impl Kv for FjallKv {
     }
 
     fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>> {
-        if from >= to || limit == 0 {
-            return Ok(Vec::new());
-        }
-        // A snapshot sees a batch whole or not at all, also while it is being put into memory row by row.
-        let mut rows = self.db.snapshot().range(&self.rows, from..to);
-        let mut found = Vec::new();
-        while found.len() < limit {
-            let Some(row) = (if reverse { rows.next_back() } else { rows.next() }) else { break };
-            let (key, value) = row.into_inner().map_err(failure)?;
-            found.push((key.to_vec(), Bytes::copy_from_slice(&value)));
-        }
-        Ok(found)
+        self.at_once().range(from, to, limit, reverse)
     }
 
     fn apply(&self, batch: &[Write]) -> Result<()> {
@@ -61,6 +83,10 @@ impl Kv for FjallKv {
             }
         }
         rows.commit().map_err(failure)
+    }
+
+    fn moment(&self) -> Option<Box<dyn Read + '_>> {
+        Some(Box::new(self.at_once()))
     }
 
     fn disk_bytes(&self) -> u64 {

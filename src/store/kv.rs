@@ -34,6 +34,13 @@ pub const MAX_KEY: usize = 8 << 10;
 /// Values have at most this many bytes: as many as a whole Change.
 pub const MAX_VALUE: usize = super::tx::MAX_BYTES;
 
+/// What can be read in key order: a database, or a decision's view of it.
+pub trait Read {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
+    /// At most `limit` rows with `from <= key < to`, ascending, or descending if `reverse`.
+    fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>>;
+}
+
 /// An ordered map of byte strings on a disk, within [`MAX_KEY`] and [`MAX_VALUE`].
 ///
 /// All methods block; callers on the executor go through [`super::Store::read`] or the committer.
@@ -52,6 +59,10 @@ pub trait Kv: Send + Sync + 'static {
     /// unless the engine cannot know how far it came: such an engine refuses every later batch as
     /// [`KvError::Stopped`], so that nothing is built on what may be gone.
     fn apply(&self, batch: &[Write]) -> Result<()>;
+
+    /// The state of one moment, for reads that belong together: where a batch that is being put into memory can be seen in
+    /// part by one read beside another. `None`: every read sees it whole, and a later one sees no older state.
+    fn moment(&self) -> Option<Box<dyn Read + '_>>;
 
     /// Bytes on the disk, for metrics; 0 where there is none.
     fn disk_bytes(&self) -> u64;

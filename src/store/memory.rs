@@ -5,7 +5,7 @@ use std::sync::RwLock;
 
 use bytes::Bytes;
 
-use super::kv::{Kv, Result, Row, Write, check_batch};
+use super::kv::{Kv, Read, Result, Row, Write, check_batch};
 
 #[derive(Default)]
 pub struct MemoryKv(RwLock<BTreeMap<Vec<u8>, Bytes>>);
@@ -35,6 +35,10 @@ impl Kv for MemoryKv {
             }
         }
         Ok(())
+    }
+
+    fn moment(&self) -> Option<Box<dyn Read + '_>> {
+        None
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -7,6 +7,7 @@ mod fjall;
 pub mod kv;
 mod memory;
 mod open;
+mod readers;
 mod sled;
 pub mod tables;
 pub mod transfer;
@@ -18,17 +19,16 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, watch};
 
+use self::readers::Readers;
 use self::tables::{IMPORT_KEY, SCHEMA_KEY};
 
 pub use committer::{CommitStats, Lane, StoreError};
-pub use kv::{Kv, KvError};
+pub use kv::{Kv, KvError, Read};
 pub use memory::MemoryKv;
 pub use open::{Backend, OpenError, open, open_kv};
 pub use tables::{Account, Counter};
-pub use tx::{Durable, Read, Tx};
+pub use tx::{Durable, Tx};
 
-/// Reads that run at one time; more wait their turn, and the executor is never blocked by a cold disk.
-const READERS: usize = 16;
 /// Of so many threads of the executor one at a time may read a few rows by itself.
 const THREADS_PER_GLANCE: usize = 2;
 
@@ -37,7 +37,7 @@ const THREADS_PER_GLANCE: usize = 2;
 pub struct Store {
     kv: Arc<dyn Kv>,
     committer: committer::Committer,
-    readers: Arc<Semaphore>,
+    readers: Arc<Readers>,
     glances: Arc<OnceLock<Semaphore>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -49,10 +49,11 @@ impl Store {
         let counters = committer::load_counters(&*kv)?;
         let (committer, thread) =
             committer::Committer::start(kv.clone(), counters).map_err(|e| KvError::Io(e.to_string()))?;
+        let readers = Readers::start().map_err(|e| KvError::Io(e.to_string()))?;
         Ok(Store {
             kv,
             committer,
-            readers: Arc::new(Semaphore::new(READERS)),
+            readers: Arc::new(readers),
             glances: Arc::default(),
             thread: Arc::new(Mutex::new(Some(thread))),
         })
@@ -63,28 +64,18 @@ impl Store {
         Self::open(Arc::new(MemoryKv::default())).expect("an empty map opens")
     }
 
-    /// Reads the durable state on the bounded pool.
+    /// Reads the durable state on a thread for it.
     pub async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
     where
         F: FnOnce(&dyn Read) -> kv::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let permit = self.readers.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let kv = self.kv.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let out = read(&Durable(kv));
-            drop(permit);
-            out
-        });
-        match work.await {
-            Ok(out) => Ok(out?),
-            Err(e) if e.is_panic() => Err(StoreError::Panicked),
-            Err(_) => Err(StoreError::Closed),
-        }
+        Ok(self.readers.run(move || Durable::at_once(kv, read)).await??)
     }
 
     /// Reads a few rows of the durable state: here and now if another thread is left to the executor, since to hand work
-    /// to the pool costs more than most such reads, else on the pool.
+    /// to another thread costs more than most such reads, else there.
     pub async fn glance<T, F>(&self, read: F) -> Result<T, StoreError>
     where
         F: FnOnce(&dyn Read) -> kv::Result<T> + Send + 'static,
@@ -95,7 +86,7 @@ impl Store {
             Semaphore::new(threads / THREADS_PER_GLANCE)
         });
         let Ok(_permit) = glances.try_acquire() else { return self.read(read).await };
-        match catch_unwind(AssertUnwindSafe(|| read(&Durable(self.kv.clone())))) {
+        match catch_unwind(AssertUnwindSafe(|| Durable::at_once(self.kv.clone(), read))) {
             Ok(out) => Ok(out?),
             Err(_) => Err(StoreError::Panicked),
         }
@@ -103,7 +94,7 @@ impl Store {
 
     /// Reads on this thread, for as long as it takes: for commands that have the store for themselves.
     pub fn at_rest<T>(&self, read: impl FnOnce(&dyn Read) -> T) -> T {
-        read(&Durable(self.kv.clone()))
+        Durable::at_once(self.kv.clone(), read)
     }
 
     /// Asks for a decision; see [`committer::Committer::ask`]. Asking is immediate, in the order of calls; the future
@@ -174,8 +165,12 @@ fn migrate(kv: &dyn Kv) -> Result<(), KvError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use bytes::Bytes;
 
+    use super::readers::READERS;
     use super::*;
 
     #[test]
@@ -195,6 +190,43 @@ mod tests {
         kv.apply(&[(b"other".to_vec(), Some(Bytes::new()))]).unwrap();
         let words = Store::open(Arc::new(kv)).err().unwrap().to_string();
         assert!(words.contains("not the one that says their layout"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn reads_wait_their_turn_and_who_left_is_passed_over() {
+        let store = Store::in_memory();
+        let (blocked, open) = (Arc::new(Barrier::new(READERS + 1)), Arc::new(Barrier::new(READERS + 1)));
+        let busy: Vec<_> = (0..READERS)
+            .map(|_| {
+                let (store, blocked, open) = (store.clone(), blocked.clone(), open.clone());
+                tokio::spawn(async move {
+                    store
+                        .read(move |r| {
+                            blocked.wait();
+                            open.wait();
+                            r.get(SCHEMA_KEY)
+                        })
+                        .await
+                })
+            })
+            .collect();
+        tokio::task::spawn_blocking(move || blocked.wait()).await.unwrap();
+        // All are at work.
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = |ran: &Arc<AtomicUsize>| {
+            let ran = ran.clone();
+            store.read(move |_| Ok(ran.fetch_add(1, Ordering::SeqCst)))
+        };
+        let mut left = Box::pin(count(&ran));
+        assert!(futures::poll!(&mut left).is_pending());
+        let mut waits = Box::pin(count(&ran));
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(left);
+        tokio::task::spawn_blocking(move || open.wait()).await.unwrap();
+        assert_eq!(waits.await.unwrap(), 0, "who left was not read for");
+        for read in busy {
+            assert!(read.await.unwrap().unwrap().is_some());
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -223,6 +223,10 @@ impl<K: Kv> Kv for OnDisk<K> {
         self.kv.apply(batch)
     }
 
+    fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+        self.kv.moment()
+    }
+
     fn disk_bytes(&self) -> u64 {
         let mut blocks = 0;
         let counted = walk(&self.data, &mut |_, metadata| {

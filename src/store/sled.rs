@@ -25,7 +25,7 @@ use std::time::SystemTime;
 use bytes::{BufMut, Bytes, BytesMut};
 use sled::IVec;
 
-use super::kv::{Kv, KvError, Result, Row, Write, check_batch, io_error};
+use super::kv::{Kv, KvError, Read, Result, Row, Write, check_batch, io_error};
 
 /// Values of more bytes are kept in pieces of this many. 17 of them and their keys stay well below 128 KiB.
 const PIECE: usize = 4096;
@@ -165,6 +165,10 @@ impl Kv for SledKv {
         *stopped = false;
         self.pending.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    fn moment(&self) -> Option<Box<dyn Read + '_>> {
+        None
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -6,19 +6,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::kv::{self, Kv, KvError, Result, Row, Write};
+use super::kv::{self, Kv, KvError, Read, Result, Row, Write};
 use super::tables::{self, Counter};
 use crate::domain::event::Event;
 
-/// Anything that can be read in key order: a database, or a decision's view of it.
-pub trait Read {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
-    /// At most `limit` rows with `from <= key < to`, ascending, or descending if `reverse`.
-    fn range(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>>;
-}
-
-/// The durable state, as readers outside of the committer see it.
+/// The durable state of a database that nobody writes to meanwhile.
 pub struct Durable(pub Arc<dyn Kv>);
+
+impl Durable {
+    /// Reads the state of one moment, whoever writes.
+    pub(super) fn at_once<T>(kv: Arc<dyn Kv>, read: impl FnOnce(&dyn Read) -> T) -> T {
+        match kv.moment() {
+            Some(moment) => read(&*moment),
+            None => read(&Durable(kv.clone())),
+        }
+    }
+}
 
 impl Read for Durable {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {

@@ -39,8 +39,9 @@ use jid::{BareJid, Jid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::kv::Read;
 use super::kv::{KvError, Result};
-use super::tx::{Read, Tx};
+use super::tx::Tx;
 use crate::base::clock::Timestamp;
 use crate::base::jid::read_bare_jid;
 use crate::domain::address::LocalName;
