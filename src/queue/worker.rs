@@ -376,7 +376,6 @@ impl Worker {
 
     fn said(&mut self, destination: Destination, generation: u64, seq: u64, said: Said, took: Duration) {
         let now = self.parts.clock.now();
-        let jitter = self.parts.ids.fraction();
         let Some(lane) = self.lanes.get_mut(&destination) else { return };
         let (mut not_before, mut alone) = (None, false);
         if let Said::Ended(outcome) = &said {
@@ -395,6 +394,7 @@ impl Worker {
             match outcome {
                 Outcome::Retry { .. } if !newest => return,
                 Outcome::Retry { after, scope, .. } => {
+                    let jitter = self.parts.ids.fraction();
                     let wait = match (&lane.host, scope) {
                         (Some(host), Scope::Host) => self.slots.failed(host, *after, jitter, now),
                         _ => {

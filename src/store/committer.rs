@@ -307,8 +307,14 @@ impl Thread {
                 decided.push(job);
             }
             let outcome = self.make_durable(group, bytes, changes);
+            let is_durable = outcome.is_ok();
+            // Who asked is woken first: they wait for nothing else, and the relay finds its Events in the store whenever.
             for job in decided {
                 job.answer(outcome.clone());
+            }
+            if is_durable {
+                let last = self.counters.last_event();
+                self.told.send_if_modified(|told| std::mem::replace(told, last) != last);
             }
         }
     }
@@ -329,8 +335,6 @@ impl Thread {
                 stats.changes.fetch_add(changes, Ordering::Relaxed);
                 stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 stats.sync_micros.fetch_add(start.elapsed().as_micros() as u64, Ordering::Relaxed);
-                let last = self.counters.last_event();
-                self.told.send_if_modified(|told| std::mem::replace(told, last) != last);
                 Ok(())
             }
             Err(e) => {
@@ -358,9 +362,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::store::kv::Read;
     use crate::store::kv::{Result, Row, Write};
     use crate::store::tables::Counter;
-    use crate::store::tx::{MAX_BYTES, MAX_ROWS, Read};
+    use crate::store::tx::{MAX_BYTES, MAX_ROWS};
     use crate::store::{MemoryKv, Store};
 
     /// A database whose batches can be held up, refused, or end in a panic; it knows what was applied.
@@ -403,6 +408,10 @@ mod tests {
             self.batches.fetch_add(1, Ordering::SeqCst);
             self.kv.apply(batch)
         }
+        fn moment(&self) -> Option<Box<dyn Read + '_>> {
+            None
+        }
+
         fn disk_bytes(&self) -> u64 {
             0
         }

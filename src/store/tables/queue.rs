@@ -172,11 +172,15 @@ impl Tx<'_> {
     /// Notes how far the planning of an Event has come (its deliveries are written by [`Tx::put_delivery`]): `more`
     /// deliveries with this step, and where to go on, if there is more. The last step with nothing left ends it.
     pub fn plan_event(&mut self, seq: u64, event: &Event, more: u64, next: Option<(String, Vec<u8>)>) -> Result<()> {
-        let before = self.read().planned(seq)?.map_or(0, |p| p.left);
-        let left = before + more;
+        let planned = self.read().planned(seq)?;
+        let left = planned.as_ref().map_or(0, |p| p.left) + more;
         if next.is_none() {
             self.delete(event_key(seq))?;
             if left == 0 {
+                // Most Events end without a plan: a row that was never there leaves no trace of its removal.
+                if planned.is_some() {
+                    self.delete(planned_key(seq))?;
+                }
                 return self.end_event(seq, event);
             }
         }
@@ -261,9 +265,9 @@ impl Tx<'_> {
         }
     }
 
-    /// Removes an Event whose last delivery ended, and its payload, unless an item shows it or another Event pins it.
+    /// Ends what an Event holds, whose last delivery ended and whose rows are removed: its payload, unless an item shows it
+    /// or another Event pins it.
     fn end_event(&mut self, seq: u64, event: &Event) -> Result<()> {
-        self.delete(planned_key(seq))?;
         self.count_hub_request(event, false)?;
         let (What::Published { item, version, .. } | What::LastItem { item, version, .. }) = &event.what else {
             return Ok(());
@@ -309,7 +313,10 @@ impl Tx<'_> {
         }
         self.delete(key)?;
         match self.read().planned(event)? {
-            Some(planned) if planned.left <= 1 && planned.planning.is_none() => self.end_event(event, &planned.event),
+            Some(planned) if planned.left <= 1 && planned.planning.is_none() => {
+                self.delete(planned_key(event))?;
+                self.end_event(event, &planned.event)
+            }
             Some(planned) => {
                 let left = planned.left.saturating_sub(1);
                 self.put(planned_key(event), encode(&Planned { left, ..planned }))

@@ -30,13 +30,12 @@ impl Reader<'_> {
                 Ok(()) => {}
                 Err(trouble) => return trouble,
             }
+            // What was read is under way by now: the kernel's part of this costs as much as reading a stanza does.
+            acknowledge(&socket);
             framer.buffer().reserve(READ);
             match socket.read_buf(framer.buffer()).await {
                 Ok(0) => return Trouble::Closed,
-                Ok(n) => {
-                    count(&self.shared.stats.bytes_in, n);
-                    acknowledge(&socket);
-                }
+                Ok(n) => count(&self.shared.stats.bytes_in, n),
                 Err(e) => return Trouble::Broken { why: e.to_string() },
             }
             self.heard.store(self.shared.clock.moment().0, Ordering::Relaxed);

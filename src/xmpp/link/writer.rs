@@ -33,6 +33,8 @@ pub(super) async fn write(shared: Arc<Shared>, mut socket: OwnedWriteHalf) -> Re
             }
         };
         tokio::select! {
+            // Most often it is written at once, and no timer is set.
+            biased;
             written = socket.write_all(&out) => written.map_err(|e| Trouble::Broken { why: e.to_string() })?,
             () = shared.clock.sleep(shared.config.grace) => return Err(Trouble::NotReading),
         }
