@@ -34,7 +34,7 @@ use crate::web;
 use crate::web::health::{Check, Figure, Health, Source};
 use crate::xmpp::envelope::Incoming;
 use crate::xmpp::limits::Limits;
-use crate::xmpp::link::{self, Instance, LinkConfig, LinkHandle, LinkState};
+use crate::xmpp::link::{self, Instance, LinkConfig, LinkHandle, LinkState, SendError};
 use crate::xmpp::notify::Notifier;
 use crate::xmpp::{Edge, Out};
 
@@ -247,12 +247,13 @@ fn attach(
     let handle: Arc<OnceLock<LinkHandle>> = Arc::default();
     let out: Out = {
         let handle = handle.clone();
-        Arc::new(move |stanza| {
-            if let Some(link) = handle.get()
-                && let Err(error) = link.answer(stanza)
-            {
+        Arc::new(move |stanza| match handle.get().map(|link| link.answer(stanza)) {
+            Some(Err(SendError::Crowded)) => false,
+            Some(Err(error)) => {
                 tracing::warn!(%error, "an answer could not be sent");
+                true
             }
+            Some(Ok(())) | None => true,
         })
     };
     let handler = {

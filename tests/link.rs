@@ -398,14 +398,16 @@ async fn a_server_that_asks_without_reading_loses_the_link_not_our_memory() {
     let mut config = config(&server);
     config.answers_max = 1_000_000;
     let (rig, _peer) = up_with(&server, config, Clock::system()).await;
-    let refused = loop {
-        if let Err(e) = rig.link.answer(message("a", 10_000)) {
-            break e;
-        }
-        assert!(rig.link.waiting().0 <= 1_000_000);
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(refused, SendError::Full);
+    for (bytes, most, refusal) in [(10_000, 250_000, SendError::Crowded), (3_000, 1_000_000, SendError::Full)] {
+        let refused = loop {
+            if let Err(e) = rig.link.answer(message("a", bytes)) {
+                break e;
+            }
+            assert!(rig.link.waiting().0 <= most);
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(refused, refusal);
+    }
     let not_reading = |s: &LinkState| matches!(s, LinkState::Connecting { why: Some(Trouble::NotReading), .. });
     reaches(&rig, "not reading", not_reading).await;
     assert_eq!(rig.link.waiting().0, 0);

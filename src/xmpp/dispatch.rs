@@ -19,8 +19,9 @@ use crate::domain::address::Whom;
 use crate::domain::error::{Over, Refusal};
 use crate::service::Service;
 
-/// Where answers go: into the link's lane that waits for nobody.
-pub type Out = Arc<dyn Fn(Stanza) + Send + Sync>;
+/// Where answers go: into the link's lane that waits for nobody. False: this one is long, and too much waits already that
+/// the server has not read; it is for the caller to say something short.
+pub type Out = Arc<dyn Fn(Stanza) -> bool + Send + Sync>;
 
 /// The XMPP edge; cheap to clone.
 #[derive(Clone)]
@@ -332,7 +333,8 @@ impl Reply {
     pub fn say(&self, stanza: Stanza) {
         match stanza.len() > self.most {
             true => self.refuse(Refusal::AnswerTooBig(Over { size: stanza.len(), most: self.most })),
-            false => (self.out)(stanza),
+            false if (self.out)(stanza) => {}
+            false => self.refuse(Refusal::Busy),
         }
     }
 
@@ -380,6 +382,7 @@ mod tests {
         let out: Out = Arc::new(move |stanza: Stanza| {
             stanza.write_to(&mut into.lock().unwrap());
             tell.notify_one();
+            true
         });
         let iq = "<iq type='get' id='1' from='juliet@example.org' to='c.example'><a xmlns='b'/></iq>";
         let envelope = Envelope::parse(iq.into(), &Scope::default()).unwrap();

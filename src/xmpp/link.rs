@@ -166,6 +166,9 @@ pub enum SendError {
     ForeignFrom(String),
     #[error("{bytes} bytes, at most {max} may be sent")]
     TooBig { bytes: usize, max: usize },
+    /// A long answer, where a quarter of what may wait does so already. A short one would have room.
+    #[error("too many answers wait for the server to read them")]
+    Crowded,
     #[error("the server does not read its answers")]
     Full,
     #[error("not connected to the server")]

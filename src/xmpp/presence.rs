@@ -51,7 +51,9 @@ pub(super) async fn come(r: Request, asked: Asked, out: &Out) {
         Asked::Unsubscribe => {
             // RFC 6121 §3.3.3: it is told, and sees us go. If it could not be done now, it asks again.
             if service.remove_contact(r.turn, r.to, contact).await.is_ok() {
-                ended(&answers.own, &answers.contact).into_iter().for_each(|stanza| out(stanza));
+                for stanza in ended(&answers.own, &answers.contact) {
+                    out(stanza);
+                }
             }
         }
         Asked::Probe => match service.is_contact(r.turn, r.to, contact).await {

@@ -93,6 +93,7 @@ impl World {
             assert!(bytes.len() <= 500_000, "{} bytes end the stream", bytes.len());
             let written = Envelope::parse(bytes.into(), &Scope::default()).expect("only well-formed stanzas leave");
             into.lock().unwrap().push(written.element().unwrap());
+            true
         });
         World { edge: Edge::new(service, setup.limits), clock, out, inbox, kept: HashMap::new() }
     }

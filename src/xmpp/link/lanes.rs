@@ -19,6 +19,12 @@ pub struct Position {
     pub number: u64,
 }
 
+/// Longer answers are refused when a quarter of what may wait does so already: those who ask for much are told to come
+/// again, before nobody is told anything.
+const LONG_ANSWER: usize = 4 << 10;
+/// Answers go first, but may be no more than so many bytes ahead of three times the fan-out that waits beside them: who
+/// asks for much and again must not keep others from being told.
+const AHEAD_MOST: usize = 192 << 10;
 /// Answers older than this are not worth sending when the link comes back: who asked has given up.
 const ANSWERS_KEPT: Duration = Duration::from_secs(60);
 
@@ -51,6 +57,8 @@ struct Inner {
     /// Fan-out stanzas taken in this session.
     number: u64,
     barrier: Barrier,
+    /// Bytes of answers that went ahead of waiting fan-out; see [`AHEAD_MOST`].
+    ahead: usize,
     closing: bool,
     overflowed: bool,
 }
@@ -61,6 +69,8 @@ pub(super) enum Taken {
     Nothing,
     /// Nothing, and nothing more will come.
     End,
+    /// This session is over: what waits is another's.
+    Over,
 }
 
 impl Lanes {
@@ -116,7 +126,11 @@ impl Lanes {
         if inner.closing {
             return Err(SendError::LinkDown);
         }
-        if inner.answers_bytes + stanza.len() > self.answers_max {
+        let waiting = inner.answers_bytes + stanza.len();
+        if stanza.len() > LONG_ANSWER && waiting > self.answers_max / 4 {
+            return Err(SendError::Crowded);
+        }
+        if waiting > self.answers_max {
             if inner.online {
                 // The server asks and does not read: nothing that it is told has a use.
                 inner.drop_answers();
@@ -239,20 +253,17 @@ impl Lanes {
         }
     }
 
-    /// Moves about `bytes` into `out`, answers first.
-    pub fn take(&self, out: &mut Vec<u8>, bytes: usize) -> Taken {
+    /// Moves about `bytes` into `out`, answers first. For the writer of `session`: one that was told to end may still be
+    /// about to write when the next session has begun, and what it took then would be lost and taken for read.
+    pub fn take(&self, session: u64, out: &mut Vec<u8>, bytes: usize) -> Taken {
         let mut inner = self.lock();
+        if !inner.online || inner.session != session {
+            return Taken::Over;
+        }
         let mut taken = 0;
         while out.len() < bytes {
-            if let Some(stanza) = inner.answers.pop_front() {
-                inner.answers_bytes -= stanza.len();
-                stanza.write_to(out);
-            } else if let Some(stanza) = inner.fanout.pop_front() {
-                inner.fanout_bytes -= stanza.len();
-                stanza.write_to(out);
-            } else {
-                break;
-            }
+            let Some(stanza) = inner.next() else { break };
+            stanza.write_to(out);
             taken += 1;
         }
         // Woken only when half is free, who waits can send many at once.
@@ -290,6 +301,23 @@ impl Lanes {
 }
 
 impl Inner {
+    /// What is to be written next.
+    fn next(&mut self) -> Option<Stanza> {
+        if self.fanout.is_empty() {
+            self.ahead = 0;
+        }
+        if self.answers.is_empty() || self.ahead > AHEAD_MOST {
+            let stanza = self.fanout.pop_front()?;
+            self.fanout_bytes -= stanza.len();
+            self.ahead = self.ahead.saturating_sub(3 * stanza.len());
+            return Some(stanza);
+        }
+        let stanza = self.answers.pop_front()?;
+        self.answers_bytes -= stanza.len();
+        self.ahead += stanza.len();
+        Some(stanza)
+    }
+
     fn push_fanout(&mut self, stanza: Stanza) {
         self.fanout_bytes += stanza.len();
         self.fanout.push_back(stanza);
@@ -298,5 +326,87 @@ impl Inner {
     fn drop_answers(&mut self) {
         self.answers.clear();
         self.answers_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xmpp::envelope::XmlWriter;
+    use jid::Jid;
+
+    fn lanes() -> Lanes {
+        let name = |name: &str| BareJid::new(name).unwrap();
+        let config = LinkConfig::new(name("c.example"), String::new(), String::new(), name("example.org"));
+        let lanes = Lanes::new(&config, "n".into());
+        lanes.open(1, Moment::default());
+        lanes
+    }
+
+    fn stanza(bytes: usize) -> Stanza {
+        let body = XmlWriter::new().leaf("body", "", &"x".repeat(bytes)).finish();
+        let jid = |jid: &str| Jid::new(jid).unwrap();
+        Stanza::message(&jid("c.example"), &jid("romeo@example.org"), None, Some("1"), body)
+    }
+
+    fn fan_out(lanes: &Lanes, bytes: usize) {
+        assert!(matches!(lanes.try_fanout(&mut Some(stanza(bytes)), None), Some(Ok(_))));
+    }
+
+    #[test]
+    fn a_writer_whose_session_is_over_takes_nothing() {
+        let lanes = lanes();
+        lanes.lose(Moment::default());
+        assert!(matches!(lanes.take(1, &mut Vec::new(), 1), Taken::Over), "nobody is there to read");
+        lanes.open(2, Moment::default());
+        fan_out(&lanes, 100);
+        let mut out = Vec::new();
+        assert!(matches!(lanes.take(1, &mut out, 1_000), Taken::Over));
+        assert!(out.is_empty());
+        assert!(matches!(lanes.take(2, &mut out, 1_000), Taken::Stanzas(1)));
+    }
+
+    #[test]
+    fn fan_out_has_its_share_however_many_answers_wait() {
+        for bytes in [100, 4_000, 300_000] {
+            let lanes = lanes();
+            for _ in 0..2_000 {
+                fan_out(&lanes, 1_000);
+            }
+            let (mut all, mut out) = (0, Vec::new());
+            while all < 6 << 20 {
+                while lanes.waiting().0 < 1 << 20 {
+                    lanes.answer(stanza(bytes)).unwrap();
+                }
+                out.clear();
+                lanes.take(1, &mut out, 64 << 10);
+                all += out.len();
+            }
+            let told = 2_000 - lanes.waiting().1 / stanza(1_000).len();
+            assert!((1_000..1_600).contains(&told), "{told} of 1 KB beside answers of {bytes} bytes");
+        }
+        // One that comes alone waits for none of them.
+        let lanes = lanes();
+        for _ in 0..100 {
+            fan_out(&lanes, 1_000);
+        }
+        lanes.answer(stanza(10)).unwrap();
+        let mut out = Vec::new();
+        lanes.take(1, &mut out, 1);
+        assert!(out.len() < 500, "the answer goes first");
+    }
+
+    #[test]
+    fn long_answers_are_refused_before_short_ones() {
+        let lanes = lanes();
+        let mut taken = 0;
+        while lanes.answer(stanza(300_000)).is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, (16 << 20) / stanza(300_000).len());
+        assert_eq!(lanes.answer(stanza(300_000)).unwrap_err(), SendError::Crowded);
+        for _ in 0..10_000 {
+            lanes.answer(stanza(3_000)).unwrap();
+        }
     }
 }

@@ -113,7 +113,7 @@ async fn serve(
 ) -> Option<Trouble> {
     let (read_half, write_half) = open.stream.into_split();
     let heard = AtomicU64::new(shared.clock.moment().0);
-    let mut write = Writing(tokio::spawn(writer::write(shared.clone(), write_half)));
+    let mut write = Writing(tokio::spawn(writer::write(shared.clone(), session, write_half)));
     let reader = Reader { shared, handler, scope: open.scope, heard: &heard };
     let mut read = std::pin::pin!(reader.read(read_half, open.framer));
     let mut silence = std::pin::pin!(reader::keepalive(shared, &heard));

@@ -11,18 +11,19 @@ use super::{Shared, Trouble, count};
 /// About so many bytes go into one write.
 const BATCH: usize = 64 * 1024;
 
-/// Writes until the lanes end, then ends the stream (RFC 6120 §4.4); or until the server no longer takes it.
-pub(super) async fn write(shared: Arc<Shared>, mut socket: OwnedWriteHalf) -> Result<(), Trouble> {
+/// Writes until the lanes of `session` end, then ends the stream (RFC 6120 §4.4); or until the server no longer takes it.
+pub(super) async fn write(shared: Arc<Shared>, session: u64, mut socket: OwnedWriteHalf) -> Result<(), Trouble> {
     let mut out = Vec::with_capacity(2 * BATCH);
     loop {
         out.clear();
         // A single large stanza must not keep its memory for the rest of the session.
         out.shrink_to(2 * BATCH);
-        let end = match shared.lanes.take(&mut out, BATCH) {
+        let end = match shared.lanes.take(session, &mut out, BATCH) {
             Taken::Nothing => {
                 shared.lanes.work().await;
                 continue;
             }
+            Taken::Over => return Ok(()),
             Taken::Stanzas(n) => {
                 count(&shared.stats.stanzas_out, n);
                 false
