@@ -57,6 +57,8 @@ enum Manner {
     RedirectsQuestion,
     /// Confirms; answers pushes with 503 and a time.
     Busy,
+    /// Answers questions with 503 and a time.
+    BusyQuestion,
 }
 
 #[derive(Clone, Debug)]
@@ -140,7 +142,9 @@ async fn answer(State(log): State<Log>, method: Method, uri: Uri, headers: Heade
     let redirect = || (StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]).into_response();
     match (manner, asks) {
         (Manner::Status(n), _) | (Manner::PushStatus(n), false) => status(n),
-        (Manner::Busy, false) => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "100")]).into_response(),
+        (Manner::Busy, false) | (Manner::BusyQuestion, true) => {
+            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "100")]).into_response()
+        }
         (Manner::WrongChallenge, true) => "WRONG".into_response(),
         (Manner::ChallengeAndMore, true) => format!("{challenge}\n").into_response(),
         (Manner::RedirectsQuestion, true) | (Manner::Redirects, false) => redirect(),
@@ -631,6 +635,27 @@ async fn many_names_for_one_address_are_bounded_together_and_told_when_to_come_b
     );
 }
 
+#[tokio::test]
+async fn who_finds_their_network_asked_too_often_comes_back_later_each_time_not_every_second() {
+    let (mut house, site) = (House::new(), Site::start().await);
+    house.publish("zero", "Something").await;
+    // At the door each is in a network of its own, and when it is to be asked all are in one.
+    let answer = |n: u16, times| Ipv4Addr::new(127, 0, if times == 1 { n as u8 + 1 } else { 0 }, 1);
+    let (hub, _queue, _trigger) = hub_with(&house, answer);
+    let (status, _) = ask_by_names(&mut house, hub, &site, 250).await;
+    assert!(status.iter().all(|status| *status == 202), "{status:?}");
+    let failures = async || {
+        let states = house.store.read(|r| r.destinations(&[], 999)).await.unwrap();
+        states.iter().map(|(_, state)| state.health.failures).filter(|n| *n > 0).collect::<Vec<_>>()
+    };
+    until("240 asked, and ten refused", async || failures().await.len() == 10).await;
+    for _ in 0..4 {
+        house.advance(1);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(failures().await, [1; 10], "nobody comes back within four seconds");
+    }
+}
+
 fn bound(house: &House, hub: HubQuota) {
     let rules = Rules::clone(&house.service.rules());
     let quota = Quota { hub, ..rules.quota };
@@ -917,6 +942,21 @@ async fn a_callback_that_asks_for_time_gets_it() {
         world.site.pushes("/cb").len() >= 2
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_a_strangers_callback_answers_holds_up_no_subscriber_at_its_host() {
+    let world = World::new().await;
+    world.subscribe("/cb", &[]).await;
+    world.site.set("/stranger", Manner::BusyQuestion);
+    assert_eq!(world.ask("subscribe", "/stranger", &[]).await.status, 202);
+    until("its answer noted", async || {
+        let states = world.house.store.read(|r| r.destinations(&[], 9)).await.unwrap();
+        states.iter().any(|(_, state)| state.health.failures > 0)
+    })
+    .await;
+    world.house.publish("one", "For who is subscribed").await;
+    world.pushes("/cb", 1).await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
 
 use self::guard::{Guard, Refusal};
-use self::resolve::{Guarded, LookupError, Resolver, SystemResolver};
+use self::resolve::{Guarded, Held, LookupError, Resolver, SystemResolver};
 use crate::base::clock::Timestamp;
 
 /// The longest response head, in bytes of names and values.
@@ -49,7 +49,8 @@ impl Options {
             public_url,
             guard: Guard { allow_private_addresses, as_public: Vec::new() },
             resolver: Arc::new(SystemResolver),
-            concurrent: 64,
+            // As many as the queue has at work at one time (`queue/slots`): nobody there waits for a place here.
+            concurrent: 256,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(15),
         }
@@ -247,22 +248,15 @@ impl Client {
         self.0.guard.check_url(url)
     }
 
-    /// The addresses of `url`'s host that may be asked, at least one; for a minute requests to that host that have a
-    /// [connection of their own](Connection::Own) go to these and no others. For who bounds by address what others make us send.
-    pub async fn pin(&self, url: &Url) -> Result<Vec<IpAddr>, FetchError> {
-        self.addresses_by(url, async |name| self.0.resolver.pin(name).await).await
+    /// While this is held, requests to the host of `url` that have a [connection of their own](Connection::Own) go to
+    /// `addresses`, which [`Client::addresses`] gave, and to no others. For who bounds by address what others make us send.
+    /// `None` where the host is an address itself.
+    pub fn pin(&self, url: &Url, addresses: Vec<IpAddr>) -> Option<Held> {
+        url.domain().map(|name| self.0.resolver.pin(name, addresses))
     }
 
-    /// The addresses of a URL's host, at least one. What is asked later may be at others.
+    /// The addresses of a URL's host that may be asked, at least one. What is asked later may be at others.
     pub async fn addresses(&self, url: &Url) -> Result<Vec<IpAddr>, FetchError> {
-        self.addresses_by(url, async |name| self.0.resolver.look_up(name).await).await
-    }
-
-    async fn addresses_by(
-        &self,
-        url: &Url,
-        look_up: impl AsyncFnOnce(&str) -> Result<Vec<IpAddr>, LookupError>,
-    ) -> Result<Vec<IpAddr>, FetchError> {
         self.check(url)?;
         let name = match url.host() {
             Some(Host::Ipv4(ip)) => return Ok(vec![ip.into()]),
@@ -270,24 +264,24 @@ impl Client {
             Some(Host::Domain(name)) => name,
             None => return Err(FetchError::Dns("there is no host name".to_owned())),
         };
-        match timeout(self.0.connect_timeout, look_up(name)).await {
+        match timeout(self.0.connect_timeout, self.0.resolver.look_up(name)).await {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(LookupError::Refused(refusal))) => Err(refusal.into()),
             Ok(Err(LookupError::Failed(error))) => Err(FetchError::Dns(error.to_string())),
-            Err(_) => Err(FetchError::Timeout),
+            Err(_) => Err(FetchError::Dns("the name server did not answer in time".to_owned())),
         }
     }
 
     /// Asks and reads the whole answer within the request's limits. It is sent once for each hop; whether it arrived is
     /// unknown after a temporary error.
     pub async fn fetch(&self, mut request: Request) -> Result<Response, FetchError> {
-        // Time-outs of sockets are real time even where a test moves the clock.
-        let deadline = Instant::now() + request.limits.total;
         self.check(&request.url)?;
-        let _permit = match timeout_at(deadline, self.0.permits.acquire()).await {
+        // Time-outs of sockets are real time even where a test moves the clock. To wait for us is no fault of theirs.
+        let _permit = match timeout(request.limits.total, self.0.permits.acquire()).await {
             Ok(Ok(permit)) => permit,
             _ => return Err(FetchError::Busy),
         };
+        let deadline = Instant::now() + request.limits.total;
         let mut hops = match request.redirects {
             Redirects::None => 0,
             Redirects::Follow(most) => most,

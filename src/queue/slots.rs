@@ -10,6 +10,8 @@ use crate::domain::delivery::{Destination, back_off};
 /// Lanes of a class that are at work at one time, and those of them at one host.
 const RUNNING: usize = 128;
 const RUNNING_PER_HOST: usize = 4;
+/// The longest that a host rests because one of its callbacks asked for it: others there may know nothing of it.
+const REST_MOST: Duration = Duration::from_secs(900);
 
 /// Kinds of work, none of which waits for another: slow callbacks hold up neither the component's own link nor those
 /// who ask to be verified; and whoever has many callbacks verified holds up no subscriber.
@@ -148,7 +150,7 @@ impl Slots {
         None
     }
 
-    /// The host failed; how long it rests. `after`: what it asked for. Those that fail while it rests were begun before,
+    /// The host failed; how long whoever saw it waits. `after`: what it asked for; the host rests no longer than [`REST_MOST`]. Those that fail while it rests were begun before,
     /// and are no further failure.
     pub fn failed(&mut self, host: &str, after: Option<Duration>, jitter: f64, now: Timestamp) -> Duration {
         let host = self.hosts.entry(host.to_owned()).or_default();
@@ -161,7 +163,8 @@ impl Slots {
             None if rest.is_zero() => back_off(host.failures, jitter),
             None => rest,
         };
-        host.not_before = now.plus(wait);
+        let rests = after.map_or(wait, |after| after.min(REST_MOST).max(rest));
+        host.not_before = now.plus(rests);
         wait
     }
 
@@ -297,6 +300,18 @@ mod tests {
         for class in CLASSES {
             assert_eq!(take(&mut slots, class, "a", 0..200), RUNNING_PER_HOST);
         }
+    }
+
+    #[test]
+    fn who_asks_for_a_day_waits_a_day_and_its_host_a_quarter_of_an_hour() {
+        let mut slots = Slots::default();
+        take(&mut slots, Class::Push, "a", 0..1);
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(slots.failed("a", Some(day), 0.0, NOW), day);
+        slots.give_back(Class::Push, Some("a"), NOW);
+        let before = NOW.plus(REST_MOST - Duration::from_secs(1));
+        assert!(!slots.take(Class::Push, Some("a"), &hub(1), before));
+        assert!(slots.take(Class::Push, Some("a"), &hub(2), NOW.plus(REST_MOST)));
     }
 
     #[test]

@@ -8,11 +8,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 use super::guard::{Guard, Refusal};
 
@@ -26,10 +24,22 @@ pub trait Resolver: Send + Sync + 'static {
 /// The operating system's resolver.
 pub struct SystemResolver;
 
+/// Look-ups under way at one time. Each has a thread, also when nobody waits for it any more: a name server that does not
+/// answer keeps it for half a minute.
+static LOOKUPS: Semaphore = Semaphore::const_new(64);
+
 impl Resolver for SystemResolver {
     fn lookup(&self, name: &str) -> Lookup {
         let name = name.to_owned();
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|at| at.ip()).collect()) })
+        Box::pin(async move {
+            let permit = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+            let looking = tokio::spawn(async move {
+                let found = tokio::net::lookup_host((name, 0)).await;
+                drop(permit);
+                Ok(found?.map(|at| at.ip()).collect())
+            });
+            looking.await.map_err(io::Error::other)?
+        })
     }
 }
 
@@ -38,18 +48,34 @@ impl Resolver for SystemResolver {
 pub(super) struct Guarded {
     resolver: Arc<dyn Resolver>,
     guard: Arc<Guard>,
-    pins: Arc<Mutex<HashMap<String, Pinned>>>,
+    pins: Pins,
 }
 
-/// The addresses that somebody was told of: for a while they are those that are connected to.
+type Pins = Arc<Mutex<HashMap<String, Pinned>>>;
+
+/// The addresses that a name leads to while somebody has it [`Held`]: the newest, and how many do.
 struct Pinned {
     addresses: Vec<IpAddr>,
-    until: Instant,
+    holders: usize,
 }
 
-/// Longer than the longest request.
-const PINNED: Duration = Duration::from_secs(60);
-const PINS: usize = 10_000;
+/// While it is held, a name leads to certain addresses.
+pub struct Held {
+    name: String,
+    pins: Pins,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(pinned) = pins.get_mut(&self.name) {
+            pinned.holders -= 1;
+            if pinned.holders == 0 {
+                pins.remove(&self.name);
+            }
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookupError {
@@ -64,20 +90,14 @@ impl Guarded {
         Guarded { resolver, guard, pins: Arc::default() }
     }
 
-    /// The addresses of `name` that may be asked, at least one. Until [`PINNED`] is over, requests go to these: who
-    /// counts by address would else be shown one, and led to another.
-    pub async fn pin(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let addresses = self.look_up(name).await?;
-        let now = Instant::now();
+    /// Has requests to `name` go to these addresses, which [`Guarded::look_up`] gave: who counts by address would else be
+    /// shown one, and led to another.
+    pub fn pin(&self, name: &str, addresses: Vec<IpAddr>) -> Held {
         let mut pins = self.pins.lock().unwrap_or_else(|e| e.into_inner());
-        if pins.len() >= PINS {
-            pins.retain(|_, pin| pin.until > now);
-        }
-        if pins.len() >= PINS && !pins.contains_key(name) {
-            return Err(io::Error::other("too many names are being looked up").into());
-        }
-        pins.insert(name.to_owned(), Pinned { addresses: addresses.clone(), until: now + PINNED });
-        Ok(addresses)
+        let pinned = pins.entry(name.to_owned()).or_insert(Pinned { addresses: Vec::new(), holders: 0 });
+        pinned.addresses = addresses;
+        pinned.holders += 1;
+        Held { name: name.to_owned(), pins: self.pins.clone() }
     }
 
     /// The addresses of `name` that may be asked, at least one.
@@ -91,7 +111,7 @@ impl Guarded {
 
     fn pinned(&self, name: &str) -> Option<Vec<IpAddr>> {
         let pins = self.pins.lock().unwrap_or_else(|e| e.into_inner());
-        pins.get(name).filter(|pin| pin.until > Instant::now()).map(|pin| pin.addresses.clone())
+        pins.get(name).map(|pinned| pinned.addresses.clone())
     }
 }
 

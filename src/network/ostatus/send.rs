@@ -35,8 +35,8 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     let Ok(callback) = Url::parse(&intent.callback) else {
         return Outcome::Refused("the callback is no URL".to_owned());
     };
-    // Where it leads now; the request goes there and nowhere else.
-    let addresses = match inner.client.pin(&callback).await {
+    // Where it leads now.
+    let addresses = match inner.client.addresses(&callback).await {
         Ok(addresses) => addresses,
         Err(error @ (FetchError::Dns(_) | FetchError::Refused(_)))
             if inner.service.clock.now().since(task.at) >= NAMELESS =>
@@ -45,10 +45,12 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
         }
         Err(error) => return failed(&error),
     };
-    if let Err(seconds) = inner.bounds.asking(&addresses, inner.service.clock.moment()) {
-        let why = "too many callbacks are asked in its network".to_owned();
-        return Outcome::Retry { why, after: Some(Duration::from_secs(seconds.into())), scope: Scope::Destination };
+    // Each waits longer than the time before: thousands that came back every second would leave no room for anybody.
+    if inner.bounds.asking(&addresses, inner.service.clock.moment()).is_err() {
+        return not_now("too many callbacks are asked in its network".to_owned());
     }
+    // The request goes there and nowhere else.
+    let _pin = inner.client.pin(&callback, addresses);
     // WebSub §5.2: what was closed since it was asked for is denied.
     let closed = match inner.account_of(&task.event) {
         Some(name) if intent.mode == Mode::Subscribe => inner.service.hub_topic(name).await.err().and_then(over),
@@ -82,8 +84,8 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     }
     let why = format!("the callback answered {}", status.as_u16());
     match status {
-        _ if is_later(status) => later(inner, &response, why, Scope::Host),
-        _ if status.is_server_error() => later(inner, &response, why, Scope::Destination),
+        // Anybody may ask in anybody's name: the answer holds up nobody who is subscribed there.
+        _ if is_later(status) || status.is_server_error() => later(inner, &response, why, Scope::Destination),
         // WebSub §5.3.1: 404 says no; so does, for us, every other answer.
         _ => Outcome::Refused(why),
     }
