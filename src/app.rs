@@ -61,11 +61,14 @@ pub enum RunError {
     /// What was acknowledged is stored; the next start goes on from there.
     #[error("a part of the service has broken, please report it: {0}")]
     Broken(String),
+    /// Likewise.
+    #[error("the store takes nothing more after a failed write: the log says why; mend that, if this start did not")]
+    StoreEnded,
     #[error("the store at {} belongs to the user number {uid}: run this as that user, e.g. sudo -u '#{uid}' …", path.display())]
     OtherUser { path: PathBuf, uid: u32 },
 }
 
-/// Runs the service until `stop` says so, or a part of it panics, then drains it. A service without one of its parts would
+/// Runs the service until `stop` says so, a part of it panics, or the store takes nothing more, then drains it. A service without one of its parts would
 /// look alive and do half of its work: it ends with an error, so that who watches over it starts it again.
 pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown::channel();
@@ -115,15 +118,13 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
     tasks.spawn(systemd.clone().follow(link.clone(), shutdown));
     let broken = tokio::select! {
         () = stop => None,
-        why = panic_in(&mut tasks) => Some(why),
-        why = panic_in(queue.parts()) => Some(why),
+        why = panic_in(&mut tasks) => Some(RunError::Broken(why.to_string())),
+        why = panic_in(queue.parts()) => Some(RunError::Broken(why.to_string())),
+        () = store.ended() => Some(RunError::StoreEnded),
     };
-    if let Some(why) = &broken {
-        tracing::error!("a part of the service has panicked: {why}");
-    }
     systemd.stopping();
     drain(trigger, edge, link, queue, tasks, store).await;
-    broken.map_or(Ok(()), |why| Err(RunError::Broken(why.to_string())))
+    broken.map_or(Ok(()), Err)
 }
 
 /// Returns when one of `tasks` has panicked. Some end by themselves, having done what they were for.

@@ -140,6 +140,39 @@ fn has(text: &str, words: &[&str]) {
     }
 }
 
+/// A write that fails half way leaves a database that takes no other: a service that went on would only refuse.
+#[tokio::test]
+async fn a_service_whose_store_has_stopped_ends_and_the_next_start_goes_on() {
+    for backend in ["fjall", "sled"] {
+        let mut scene = Scene::begin(backend).await;
+        scene.post("before").await;
+        // No file may grow further than this.
+        let most = support::largest_file(&scene.rookery.folder().join("store/data")) + 600_000;
+        let short = format!("trap '' XFSZ; exec prlimit --fsize={most} \"$@\"");
+        scene.rookery.launch_by(&["sh", "-c", &short, "sh"].map(str::to_owned));
+        scene.rookery.start_again().await;
+        let by = format!("alice@{HOST}/desk");
+        let payload = client::publish(MICROBLOG, "big", &entry("big", 100_000));
+        let mut ended = None;
+        let began = Instant::now();
+        while ended.is_none() && began.elapsed() < PATIENCE {
+            // Refused, or lost with the stream: it was not acknowledged in either case.
+            let asked = async { scene.server.request(&by, &at_social("alice"), &payload, || ()).await.await };
+            let _ = tokio::time::timeout(Duration::from_secs(1), asked).await;
+            ended = scene.rookery.ended();
+        }
+        let ended = ended.unwrap_or_else(|| panic!("{backend}: it goes on without a store"));
+        assert_eq!(ended.code(), Some(1), "{backend}");
+        assert!(scene.rookery.log().contains("the store takes nothing more"), "{backend}");
+        scene.rookery.launch_by(&[]);
+        scene.rookery.start_again().await;
+        scene.post("after").await;
+        let found = scene.server.ask("get", &by, &at_social("alice"), &client::items(MICROBLOG)).await.unwrap();
+        let found = client::item_ids(&found);
+        assert!(["before", "after"].iter().all(|id| found.contains(&(*id).to_owned())), "{backend}: {found:?}");
+    }
+}
+
 #[tokio::test]
 async fn as_many_files_may_be_open_as_the_administrator_allows() {
     let mut scene = Scene::begin("fjall").await;

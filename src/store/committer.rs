@@ -227,7 +227,7 @@ impl Drop for Closes {
     }
 }
 
-/// Ends the asking with the thread. Should the database panic, whoever waits is told [`StoreError::Closed`] (by the
+/// Ends the asking with the thread. Should the database panic, or stop for good, whoever waits is told [`StoreError::Closed`] (by the
 /// dropping of the jobs), and so is whoever asks later; nobody waits for a thread that is not there.
 struct Ends(Arc<Shared>);
 
@@ -255,7 +255,10 @@ impl Thread {
     fn run(mut self) {
         let _ends = Ends(self.shared.clone());
         while let Some(jobs) = self.next_group() {
-            self.commit(jobs);
+            // A database that has stopped takes nothing more until it is opened again.
+            if !self.commit(jobs) {
+                return;
+            }
         }
     }
 
@@ -288,7 +291,8 @@ impl Thread {
         Some(jobs)
     }
 
-    fn commit(&mut self, jobs: Vec<Box<dyn Job>>) {
+    /// False: no write will ever come about any more.
+    fn commit(&mut self, jobs: Vec<Box<dyn Job>>) -> bool {
         let mut jobs = VecDeque::from(jobs);
         while !jobs.is_empty() {
             let mut group = Overlay::new();
@@ -307,7 +311,7 @@ impl Thread {
                 decided.push(job);
             }
             let outcome = self.make_durable(group, bytes, changes);
-            let is_durable = outcome.is_ok();
+            let (is_durable, stopped) = (outcome.is_ok(), matches!(outcome, Err(StoreError::Kv(KvError::Stopped))));
             // Who asked is woken first: they wait for nothing else, and the relay finds its Events in the store whenever.
             for job in decided {
                 job.answer(outcome.clone());
@@ -316,7 +320,11 @@ impl Thread {
                 let last = self.counters.last_event();
                 self.told.send_if_modified(|told| std::mem::replace(told, last) != last);
             }
+            if stopped {
+                return false;
+            }
         }
+        true
     }
 
     fn make_durable(&mut self, mut group: Overlay, bytes: usize, changes: u64) -> Result<(), StoreError> {

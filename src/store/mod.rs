@@ -114,6 +114,12 @@ impl Store {
         self.committer.ask(lane, decide)
     }
 
+    /// Returns when nothing can be written any more: the database has stopped or panicked, or this was closed.
+    pub async fn ended(&self) {
+        let mut events = self.events();
+        while events.changed().await.is_ok() {}
+    }
+
     /// A watch on the number of the newest durable Event.
     pub fn events(&self) -> watch::Receiver<u64> {
         self.committer.events()

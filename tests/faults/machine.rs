@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::largest_file;
 use crate::support::rookery::Rookery;
 
 /// A small file system under a store. It needs the right to mount; without it there is none.
@@ -53,22 +54,12 @@ impl Drop for SmallDisk {
 
 /// Lets no file of the next start grow by more than `bytes` beyond the largest in the store: a write fails half way.
 pub fn launch_with_short_files(rookery: &mut Rookery, bytes: u64, clock: Option<&FakeClock>) {
-    let largest = largest(&rookery.folder().join("store/data")) + bytes;
+    let largest = largest_file(&rookery.folder().join("store/data")) + bytes;
     let limit = format!("--fsize={largest}");
     let mut words = clock.map(FakeClock::words).unwrap_or_default();
     // Who is not told by a signal is told by an error.
     words.extend(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh", "prlimit", &limit].map(str::to_owned));
     rookery.launch_by(&words);
-}
-
-fn largest(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(data) if data.is_dir() => largest(&entry.path()),
-        Ok(data) => data.len(),
-        Err(_) => 0,
-    };
-    entries.map(size).max().unwrap_or(0)
 }
 
 /// A wall clock that the test moves. The monotonic clock goes on as it is.

@@ -10,6 +10,7 @@ pub mod servers;
 pub mod web;
 pub mod witness;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -51,4 +52,17 @@ pub fn show_log(name: &str, path: &Path) {
 /// A file's text, empty if there is none; bytes that are no UTF-8 are shown as such.
 pub fn read(path: &Path) -> String {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// The bytes of the largest file below a folder, as they are when it is written on.
+pub fn largest_file(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(data) if data.is_dir() => largest_file(&entry.path()),
+        // fjall makes its journal of 64 MiB at once, and cuts it to what is written when it is opened again.
+        Ok(data) if entry.path().extension().is_some_and(|ext| ext == "jnl") => data.blocks() * 512,
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).max().unwrap_or(0)
 }
