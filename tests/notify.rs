@@ -322,9 +322,14 @@ async fn what_stands_behind_something_lost_lets_it_pass_once() {
 
 #[tokio::test]
 async fn a_last_item_is_sent_only_if_it_is_still_due() {
-    for (change, due) in
-        [("nothing", true), ("unsubscribed", false), ("closed", false), ("retracted", false), ("edited", false)]
-    {
+    for (change, due) in [
+        ("nothing", true),
+        ("unsubscribed", false),
+        ("closed", false),
+        ("retracted", false),
+        ("edited", false),
+        ("followed", false),
+    ] {
         let server = FakeServer::start().await;
         let (mut rig, mut peer) = Rig::up(&server).await;
         rig.publish("last").await;
@@ -337,6 +342,7 @@ async fn a_last_item_is_sent_only_if_it_is_still_due() {
             "closed" => rig.configure("pubsub#access_model", "whitelist").await,
             "retracted" => rig.service.retract(Turn::free(), alice(), news(), vec![item("last")], false).await.unwrap(),
             "edited" => rig.publish("last").await,
+            "followed" => rig.publish("newer").await,
             _ => {}
         }
         rig.deliver(&tasks).await;

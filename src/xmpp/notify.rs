@@ -524,7 +524,8 @@ fn is_told(r: &dyn Read, audience: &Audience, event: &Event, subscription: &Subs
     })
 }
 
-/// Whether a last item may still be sent: the subscription, the item and the right to see it are as they were.
+/// Whether a last item may still be sent: the subscription, the item and the right to see it are as they were, and it is
+/// still the last.
 fn still_due(r: &dyn Read, event: &Event) -> kv::Result<bool> {
     let What::LastItem { jid, subid, item, version, .. } = &event.what else { return Ok(true) };
     let Some(node) = r.node(event.node.id)? else { return Ok(false) };
@@ -534,5 +535,8 @@ fn still_due(r: &dyn Read, event: &Event) -> kv::Result<bool> {
     let item = r.item(node.id, item)?.filter(|item| subscribed && item.version == *version && item.place > floor);
     let Some(item) = item else { return Ok(false) };
     let standing = standing(r, &node, &bare)?;
-    Ok(may_see(Viewer::Jid { jid: &bare, standing }, &node, &item).is_ok())
+    let sees = |item: &Item| may_see(Viewer::Jid { jid: &bare, standing }, &node, item).is_ok();
+    // Of a newer one its own Event tells, on another way: the older must not come behind it.
+    let newest = r.items(node.id, item.place.saturating_add(1), u64::MAX, 1, true)?;
+    Ok(sees(&item) && !newest.iter().any(sees))
 }

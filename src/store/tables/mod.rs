@@ -249,11 +249,15 @@ fn row<T: DeserializeOwned>(r: &dyn Read, key: &[u8]) -> Result<Option<T>> {
 /// The rows under `prefix`, from `from` (a key, or empty for the first), at most `limit`, and fewer only at the end; with
 /// their keys. One that cannot be read is passed over: it must not hide those behind it.
 fn rows<T: DeserializeOwned>(r: &dyn Read, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, T)>> {
-    let mut from = if from > prefix { from.to_vec() } else { prefix.to_vec() };
-    let mut found = Vec::new();
+    rows_between(r, if from > prefix { from } else { prefix }, &after(prefix), limit)
+}
+
+/// At most `limit` rows with `from <= key < to` that can be read.
+fn rows_between<T: DeserializeOwned>(r: &dyn Read, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, T)>> {
+    let (mut from, mut found) = (from.to_vec(), Vec::new());
     loop {
         let wanted = limit - found.len();
-        let page = r.range(&from, &after(prefix), wanted, false)?;
+        let page = r.range(&from, to, wanted, false)?;
         let more = page.len() == wanted;
         let last = page.last().map(|(key, _)| next_key(key));
         for (key, value) in page {
@@ -312,6 +316,30 @@ mod tests {
         assert_eq!(after(b"a"), b"b");
         assert_eq!(after(b"a\xff"), b"b");
         assert!(after(b"\xff\xff").as_slice() > b"\xff\xff\xff".as_slice());
+    }
+
+    #[test]
+    fn a_delivery_or_a_destination_that_cannot_be_read_holds_up_no_other() {
+        use crate::store::kv::Kv;
+        let kv = crate::store::MemoryKv::default();
+        let romeo = Destination::Jid("romeo@example.org".into());
+        let damaged = Bytes::from_static(b"\xc1");
+        let delivery = |event: u64| {
+            let row = crate::domain::delivery::Delivery { event, at: Timestamp::from_secs(1), cursor: Vec::new() };
+            (delivery_key(&romeo, event), Some(if event == 2 { damaged.clone() } else { encode(&row) }))
+        };
+        let mut batch = vec![(destination_key(&romeo), Some(damaged.clone()))];
+        batch.extend((1..=3).map(delivery));
+        batch.sort();
+        kv.apply(&batch).unwrap();
+        let read = crate::store::tx::Durable(std::sync::Arc::new(kv));
+        let read: &dyn Read = &read;
+        let events = |behind, limit| {
+            let found = read.deliveries(&romeo, behind, limit).unwrap();
+            found.into_iter().map(|delivery| delivery.event).collect::<Vec<_>>()
+        };
+        assert_eq!([events(0, 9), events(0, 2), events(1, 1)], [vec![1, 3], vec![1, 3], vec![3]]);
+        assert!(read.destination(&romeo).unwrap().is_none(), "it is written anew");
     }
 
     #[test]

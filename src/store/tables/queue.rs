@@ -137,8 +137,7 @@ impl dyn Read + '_ {
     /// The deliveries of a destination in order, behind the one of Event `behind`.
     pub fn deliveries(&self, destination: &Destination, behind: u64, limit: usize) -> Result<Vec<Delivery>> {
         let (from, to) = (delivery_key(destination, behind.saturating_add(1)), delivery_key(destination, u64::MAX));
-        let rows = self.range(&from, &to, limit, false)?;
-        rows.iter().map(|(key, value)| decode_at(key, value)).collect()
+        Ok(rows_between(self, &from, &to, limit)?.into_iter().map(|(_, delivery)| delivery).collect())
     }
 
     pub fn delivery(&self, destination: &Destination, event: u64) -> Result<Option<Delivery>> {
@@ -157,8 +156,9 @@ impl dyn Read + '_ {
         Ok(HeldHosts(rows.iter().map(|(key, _)| host(key)).collect()))
     }
 
+    /// One that cannot be read counts as not there: it holds up neither what waits nor what else an Event plans.
     pub fn destination(&self, destination: &Destination) -> Result<Option<State>> {
-        row(self, &destination_key(destination))
+        if_readable(row(self, &destination_key(destination)))
     }
 
     /// Every destination with a row, behind `cursor` (a key that this gave, or empty), with keys.
