@@ -90,9 +90,9 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
     tasks.spawn(reload::serve(config.clone(), reload, service.clone(), edge.clone(), shutdown.clone()));
     let topics = Topics::new(service.clone());
     let ostatus = OStatus::new(service.clone(), topics.clone(), client);
-    let notifier = Notifier::new(store.clone(), link.clone());
+    let notifier = Notifier::new(store.in_background(), link.clone());
     let networks: Vec<Arc<dyn Network>> = vec![Arc::new(notifier), Arc::new(ostatus.clone())];
-    let mut queue = Queue::start(store.clone(), networks, clock.clone(), ids, shutdown.clone());
+    let mut queue = Queue::start(store.in_background(), networks, clock.clone(), ids, shutdown.clone());
 
     let pages = web::router(service.clone(), topics).merge(ostatus.routes());
     tasks.spawn(listener::serve(public, pages, listener::Limits::PUBLIC, shutdown.clone()));

@@ -15,7 +15,7 @@ use super::kv::{Kv, KvError};
 use super::tables::{self, Counters};
 use super::tx::{self, Overlay, Tx};
 
-/// Who waits for a decision.
+/// Who waits for a decision, or a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
     /// Somebody waits for the answer.

@@ -38,6 +38,8 @@ pub struct Store {
     kv: Arc<dyn Kv>,
     committer: committer::Committer,
     readers: Arc<Readers>,
+    /// In which its reads stand.
+    lane: Lane,
     glances: Arc<OnceLock<Semaphore>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -54,6 +56,7 @@ impl Store {
             kv,
             committer,
             readers: Arc::new(readers),
+            lane: Lane::Asked,
             glances: Arc::default(),
             thread: Arc::new(Mutex::new(Some(thread))),
         })
@@ -64,6 +67,11 @@ impl Store {
         Self::open(Arc::new(MemoryKv::default())).expect("an empty map opens")
     }
 
+    /// The same store for who works for nobody who waits: its reads take turns with those that are asked for.
+    pub fn in_background(&self) -> Self {
+        Store { lane: Lane::Background, ..self.clone() }
+    }
+
     /// Reads the durable state on a thread for it.
     pub async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
     where
@@ -71,7 +79,7 @@ impl Store {
         T: Send + 'static,
     {
         let kv = self.kv.clone();
-        Ok(self.readers.run(move || Durable::at_once(kv, read)).await??)
+        Ok(self.readers.run(self.lane, move || Durable::at_once(kv, read)).await??)
     }
 
     /// Reads a few rows of the durable state: here and now if another thread is left to the executor, since to hand work
@@ -217,7 +225,7 @@ mod tests {
             })
             .collect();
         tokio::task::spawn_blocking(move || blocked.wait()).await.unwrap();
-        // All are at work.
+        // All are at work. Of those who come now each lane has every second turn.
         let ran = Arc::new(AtomicUsize::new(0));
         let count = |ran: &Arc<AtomicUsize>| {
             let ran = ran.clone();
@@ -228,8 +236,17 @@ mod tests {
         let mut waits = Box::pin(count(&ran));
         assert!(futures::poll!(&mut waits).is_pending());
         drop(left);
+        let mut many: Vec<_> = (0..1_000).map(|_| Box::pin(count(&ran))).collect();
+        for read in &mut many {
+            assert!(futures::poll!(read).is_pending());
+        }
+        let (of_queue, seen) = (store.in_background(), ran.clone());
+        let mut told = Box::pin(of_queue.read(move |_| Ok(seen.load(Ordering::SeqCst))));
+        assert!(futures::poll!(&mut told).is_pending());
         tokio::task::spawn_blocking(move || open.wait()).await.unwrap();
         assert_eq!(waits.await.unwrap(), 0, "who left was not read for");
+        assert!(told.await.unwrap() < 50, "it did not wait for all that was asked before");
+        futures::future::join_all(many).await;
         for read in busy {
             assert!(read.await.unwrap().unwrap().is_some());
         }

@@ -8,7 +8,7 @@ use std::{io, thread};
 
 use tokio::sync::oneshot;
 
-use super::committer::StoreError;
+use super::committer::{Lane, StoreError};
 
 /// Reads that run at one time; more wait their turn, and the executor is never blocked by a cold disk.
 pub(super) const READERS: usize = 8;
@@ -26,8 +26,22 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    asked: VecDeque<Job>,
+    background: VecDeque<Job>,
+    /// Whose turn it is where both wait: whoever asks for much and again keeps nobody from being told.
+    background_next: bool,
     closed: bool,
+}
+
+impl Queue {
+    fn next(&mut self) -> Option<Job> {
+        let (first, second) = match self.background_next {
+            true => (&mut self.background, &mut self.asked),
+            false => (&mut self.asked, &mut self.background),
+        };
+        self.background_next = !self.background_next;
+        first.pop_front().or_else(|| second.pop_front())
+    }
 }
 
 impl Readers {
@@ -40,15 +54,26 @@ impl Readers {
         Ok(readers)
     }
 
-    /// Does a read when its turn has come. Who does not wait for it any more is passed over.
-    pub async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    /// Does a read when its turn in its lane has come. Who does not wait for it any more is passed over.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (tx, rx) = oneshot::channel();
         let job = move || {
             if !tx.is_closed() {
                 let _ = tx.send(catch_unwind(AssertUnwindSafe(read)));
             }
         };
-        self.0.lock().jobs.push_back(Box::new(job));
+        {
+            let mut queue = self.0.lock();
+            let jobs = match lane {
+                Lane::Asked => &mut queue.asked,
+                Lane::Background => &mut queue.background,
+            };
+            jobs.push_back(Box::new(job));
+        }
         self.0.wake.notify_one();
         match rx.await {
             Ok(Ok(out)) => Ok(out),
@@ -80,7 +105,7 @@ impl Shared {
     fn next(&self) -> Option<Job> {
         let mut queue = self.lock();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some(job) = queue.next() {
                 return Some(job);
             }
             if queue.closed {

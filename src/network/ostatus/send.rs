@@ -165,7 +165,7 @@ async fn deny(inner: &Inner, subscription: &HubSubscription, reason: &str) -> Ou
 /// What to send now: to whom, the document, and how many of `tasks` it tells. Errors: the outcome of all of them; who is
 /// subscribed to what cannot be had any more was told so.
 async fn next_push(inner: &Inner, id: u64, tasks: &[Task]) -> Result<(HubSubscription, Arc<Topic>, usize), Outcome> {
-    let read = inner.service.store.read(move |r| r.hub_subscription_by_id(id)).await;
+    let read = inner.service.store.in_background().read(move |r| r.hub_subscription_by_id(id)).await;
     let (_, subscription) = match read {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Outcome::Gone("the subscription has ended".to_owned())),
