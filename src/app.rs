@@ -44,6 +44,8 @@ use systemd::Systemd;
 
 /// How long requests that were read may take to their answer at the end.
 const ANSWERS: Duration = Duration::from_secs(2);
+/// And how long the server may take to say that it has read what it was told.
+const PROOF: Duration = Duration::from_secs(1);
 /// How long an orderly end may take before what is left waits for the next start.
 const DRAIN: Duration = Duration::from_secs(8);
 
@@ -152,6 +154,8 @@ async fn drain(trigger: Trigger, edge: Edge, link: LinkHandle, queue: Queue, mut
     if tokio::time::timeout(ANSWERS, answered).await.is_err() {
         tracing::warn!(requests = edge.in_work(), "stopping without an answer to some requests");
     }
+    // What was told and not proved would be told again after the next start.
+    let _ = tokio::time::timeout(PROOF, link.proved()).await;
     if tokio::time::timeout(DRAIN, link.close()).await.is_err() {
         tracing::warn!("the server did not close the link in time");
     }

@@ -447,6 +447,27 @@ async fn a_barrier_is_passed_when_a_later_ping_is_answered_even_with_an_error() 
 }
 
 #[tokio::test]
+async fn all_that_was_sent_is_proved_before_the_end() {
+    let server = FakeServer::start().await;
+    let (rig, mut peer) = up(&server).await;
+    // Nothing was sent: nothing is to be proved.
+    rig.link.proved().await;
+    let mut last = None;
+    for n in 0..3 {
+        last = Some(rig.link.fanout(message(&n.to_string(), 100), last).await.unwrap());
+    }
+    let link = rig.link.clone();
+    let proved = tokio::spawn(async move { link.proved().await });
+    for n in 0..3 {
+        assert_eq!(id(&peer.expect("fan-out before its ping").await), n.to_string());
+    }
+    let ping = peer.expect("the ping").await;
+    assert!(is_ping(&ping) && !proved.is_finished());
+    peer.answer(&ping).await;
+    proved.await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_killed_server_did_not_confirm_is_reported_lost() {
     let server = FakeServer::start().await;
     let (rig, mut peer) = up(&server).await;

@@ -253,6 +253,13 @@ impl LinkHandle {
         self.0.lanes.barrier(upto, &self.0.clock).await
     }
 
+    /// Returns once the server has read all that was sent so far of many, or the link is lost.
+    pub async fn proved(&self) {
+        if let Some(newest) = self.0.lanes.newest() {
+            let _ = self.barrier(newest).await;
+        }
+    }
+
     /// Asks, and waits for the result or error. `from` must be ours. Errors: [`IqError`].
     pub async fn iq(&self, from: &Jid, to: &Jid, type_: IqType, payload: Xml) -> Result<Envelope, IqError> {
         iq::ask(&self.0, from, to, type_, payload).await

@@ -180,6 +180,12 @@ impl Lanes {
         Some(Ok(position))
     }
 
+    /// The position of the last one of this session.
+    pub fn newest(&self) -> Option<Position> {
+        let inner = self.lock();
+        inner.online.then_some(Position { session: inner.session, number: inner.number })
+    }
+
     pub async fn barrier(&self, upto: Position, clock: &Clock) -> Result<(), LinkLost> {
         let mut waiting = {
             let mut inner = self.lock();
