@@ -5,6 +5,7 @@
 //! itself before an old journal goes. After a failed write or sync it refuses all further ones.
 
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
@@ -22,6 +23,9 @@ const WORKERS: usize = 3;
 pub struct FjallKv {
     db: Database,
     rows: Keyspace,
+    /// The state after the last batch. One that was opened while a batch is put into memory may see it in part: a flush or
+    /// a merge that ends just then moves on what is visible.
+    latest: RwLock<Arc<Snapshot>>,
 }
 
 impl FjallKv {
@@ -30,17 +34,19 @@ impl FjallKv {
         let db = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKERS).open().map_err(failure)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let rows = db.keyspace("rows", options).map_err(failure)?;
-        Ok(FjallKv { db, rows })
+        let latest = RwLock::new(Arc::new(db.snapshot()));
+        Ok(FjallKv { db, rows, latest })
     }
 
     fn at_once(&self) -> Moment<'_> {
-        Moment { snapshot: self.db.snapshot(), rows: &self.rows }
+        let snapshot = self.latest.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Moment { snapshot, rows: &self.rows }
     }
 }
 
 /// A snapshot sees a batch whole or not at all, also while it is being put into memory row by row.
 struct Moment<'a> {
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     rows: &'a Keyspace,
 }
 
@@ -82,7 +88,10 @@ impl Kv for FjallKv {
                 None => rows.remove(&self.rows, key.as_slice()),
             }
         }
-        rows.commit().map_err(failure)
+        rows.commit().map_err(failure)?;
+        let after = Arc::new(self.db.snapshot());
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = after;
+        Ok(())
     }
 
     fn moment(&self) -> Option<Box<dyn Read + '_>> {

@@ -401,6 +401,8 @@ fn answered(stanza: &Element, shared: &Shared) {
             let fate = match refusal.condition.as_str() {
                 // A write that failed half way may be there after the next start.
                 "internal-server-error" => Fate::Unknown,
+                // It is about to end, or has too much to do: who asks comes again.
+                "resource-constraint" => Fate::Unknown,
                 _ => Fate::Refused(at, refusal.to_string()),
             };
             (fate.clone(), Err(fate))

@@ -25,7 +25,7 @@ const POSTS: usize = 12;
 pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String, usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let witness = Witness::before(server.component_address(), MICROBLOG).await;
-    let rookery = Rookery::start_behind(&witness, &server).await;
+    let mut rookery = Rookery::start_behind(&witness, &server).await;
     let place: Place = (at_social("alice"), MICROBLOG.to_owned());
     let mut ledger = Ledger::default();
     let (mut alice, mut crowd) = (server.login("alice").await, server.crowd().await);
@@ -71,6 +71,7 @@ pub async fn kill_the_server(mut server: Server, seed: u64) -> (Verdict, String,
     let begun = Instant::now();
     let verdict = loop {
         while hear(&mut crowd, Instant::now() + Duration::from_secs(2), &mut ledger).await {}
+        rookery.ready().await;
         let stock = Stock::from([(place.clone(), stock(&mut alice, &place).await)]);
         let verdict = compare(&ledger, &BTreeMap::from([(place.clone(), Writers::One(1_000_000))]), &stock);
         if verdict.lost.is_empty() || begun.elapsed() > Duration::from_secs(60) {
