@@ -70,8 +70,9 @@ pub enum RunError {
     OtherUser { path: PathBuf, uid: u32 },
 }
 
-/// Runs the service until `stop` says so, a part of it panics, or the store takes nothing more, then drains it. A service without one of its parts would
-/// look alive and do half of its work: it ends with an error, so that who watches over it starts it again.
+/// Runs the service until `stop` says so, a part of it panics, or the store takes nothing more, then drains it. A service
+/// without one of its parts would look alive and do half of its work: it ends with an error, so that who watches over it
+/// starts it again.
 pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown::channel();
     let (clock, ids) = (Clock::system(), Ids::system());
@@ -124,6 +125,9 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
         why = panic_in(queue.parts()) => Some(RunError::Broken(why.to_string())),
         () = store.ended() => Some(RunError::StoreEnded),
     };
+    if let Some(why) = &broken {
+        tracing::error!("{why}");
+    }
     systemd.stopping();
     drain(trigger, edge, link, queue, tasks, store).await;
     broken.map_or(Ok(()), Err)

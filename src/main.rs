@@ -193,7 +193,6 @@ impl Queue {
 fn main() -> ExitCode {
     // Before there is a runtime, whose threads allocate.
     keep_pages_small();
-    open_many_files();
     run()
 }
 
@@ -217,6 +216,7 @@ async fn run() -> ExitCode {
     match arguments.what {
         What::Run(_) => {
             let set_log_level = log(config.log.level);
+            open_many_files();
             let reload = Reload { news: hangups(path), set_log_level };
             match app::run(config, reload, stop()).await {
                 Ok(()) => ExitCode::SUCCESS,
@@ -267,7 +267,7 @@ fn open_many_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     if limit.maximum.is_some_and(|most| most < ENOUGH_FILES) {
-        eprintln!(
+        tracing::warn!(
             "only {} files may be open, which is too few when many connect at once: allow {ENOUGH_FILES} (ulimit -n; systemd: \
              LimitNOFILE=)",
             limit.maximum.unwrap_or_default()
@@ -278,7 +278,7 @@ fn open_many_files() {
     }
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        eprintln!("no more files than usual may be opened ({error})");
+        tracing::warn!("no more files than usual may be opened ({error})");
     }
 }
 

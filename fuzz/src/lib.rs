@@ -40,10 +40,10 @@ pub mod store {
     pub mod transfer;
     pub mod tx;
 
-    pub use kv::{Kv, KvError};
+    pub use kv::{Kv, KvError, Read};
     pub use memory::MemoryKv;
     pub use tables::{Account, Counter};
-    pub use tx::{Durable, Read, Tx};
+    pub use tx::{Durable, Tx};
 }
 #[path = "../../src/web"]
 pub mod web {

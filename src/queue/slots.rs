@@ -150,8 +150,8 @@ impl Slots {
         None
     }
 
-    /// The host failed; how long whoever saw it waits. `after`: what it asked for; the host rests no longer than [`REST_MOST`]. Those that fail while it rests were begun before,
-    /// and are no further failure.
+    /// The host failed; how long whoever saw it waits. `after`: what it asked for; the host rests no longer than
+    /// [`REST_MOST`]. Those that fail while it rests were begun before, and are no further failure.
     pub fn failed(&mut self, host: &str, after: Option<Duration>, jitter: f64, now: Timestamp) -> Duration {
         let host = self.hosts.entry(host.to_owned()).or_default();
         let rest = host.not_before.since(now);

@@ -227,8 +227,9 @@ impl Drop for Closes {
     }
 }
 
-/// Ends the asking with the thread. Should the database panic, or stop for good, whoever waits is told [`StoreError::Closed`] (by the
-/// dropping of the jobs), and so is whoever asks later; nobody waits for a thread that is not there.
+/// Ends the asking with the thread. Should the database panic, or stop for good, whoever waits is told
+/// [`StoreError::Closed`] (by the dropping of the jobs), and so is whoever asks later; nobody waits for a thread that is not
+/// there.
 struct Ends(Arc<Shared>);
 
 impl Drop for Ends {
@@ -311,7 +312,8 @@ impl Thread {
                 decided.push(job);
             }
             let outcome = self.make_durable(group, bytes, changes);
-            let (is_durable, stopped) = (outcome.is_ok(), matches!(outcome, Err(StoreError::Kv(KvError::Stopped))));
+            let is_durable = changes > 0 && outcome.is_ok();
+            let stopped = matches!(outcome, Err(StoreError::Kv(KvError::Stopped)));
             // Who asked is woken first: they wait for nothing else, and the relay finds its Events in the store whenever.
             for job in decided {
                 job.answer(outcome.clone());
@@ -370,8 +372,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::kv::Read;
-    use crate::store::kv::{Result, Row, Write};
+    use crate::store::kv::{Read, Result, Row, Write};
     use crate::store::tables::Counter;
     use crate::store::tx::{MAX_BYTES, MAX_ROWS};
     use crate::store::{MemoryKv, Store};

@@ -23,8 +23,8 @@ const WORKERS: usize = 3;
 pub struct FjallKv {
     db: Database,
     rows: Keyspace,
-    /// The state after the last batch. One that was opened while a batch is put into memory may see it in part: a flush or
-    /// a merge that ends just then moves on what is visible.
+    /// The state after the last batch, for readers. A batch goes into memory row by row, and a snapshot that was opened
+    /// meanwhile may see it in part: a flush or a merge that ends just then moves on what is visible.
     latest: RwLock<Arc<Snapshot>>,
 }
 
@@ -44,7 +44,7 @@ impl FjallKv {
     }
 }
 
-/// A snapshot sees a batch whole or not at all, also while it is being put into memory row by row.
+/// What readers see, until they are done.
 struct Moment<'a> {
     snapshot: Arc<Snapshot>,
     rows: &'a Keyspace,

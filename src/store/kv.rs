@@ -17,7 +17,7 @@ pub enum KvError {
     Layout(String),
     /// A write failed before this one, and what of it reached the disk is not known. Nothing is written any more;
     /// what was durable before can still be read.
-    #[error("the store stopped after a failed write: see the log, mend the cause, then restart rookery")]
+    #[error("the store stopped after a failed write: see the log and mend the cause; the next start goes on")]
     Stopped,
 }
 

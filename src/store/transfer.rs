@@ -25,8 +25,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::kv::Read;
-use super::kv::{Kv, KvError, MAX_KEY, MAX_VALUE, Row, Write as Put};
+use super::kv::{Kv, KvError, MAX_KEY, MAX_VALUE, Read, Row, Write as Put};
 use super::tables::{self, Counters, IMPORT_KEY, SCHEMA, SCHEMA_KEY};
 use super::tx::{self, Durable, Overlay, Tx};
 use crate::base::progress::Progress;

@@ -39,8 +39,7 @@ use jid::{BareJid, Jid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::kv::Read;
-use super::kv::{KvError, Result};
+use super::kv::{KvError, Read, Result};
 use super::tx::Tx;
 use crate::base::clock::Timestamp;
 use crate::base::jid::read_bare_jid;
