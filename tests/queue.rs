@@ -1,9 +1,10 @@
 //! The queue's promises, shown with a network that does what the test says: every delivery is made, in order per
 //! destination, whatever fails in between, and nothing is kept that nobody needs.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -1015,13 +1016,30 @@ async fn an_outcome_that_cannot_be_noted_holds_up_no_others() {
     house.stop().await;
 }
 
-/// Where the log of this thread goes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the program logs on the thread of the test that asks.
+struct Log;
+
+impl Log {
+    /// One subscriber for all tests: with one of a thread's own, an event that another thread meets first would be taken
+    /// for one that nobody wants.
+    fn start() {
+        static STARTED: Once = Once::new();
+        STARTED.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).init());
+        LOGGED.with_borrow_mut(Vec::clear);
+    }
+
+    fn lines_with(words: &str) -> usize {
+        LOGGED.with_borrow(|log| String::from_utf8_lossy(log).lines().filter(|line| line.contains(words)).count())
+    }
+}
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|log| log.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -1030,28 +1048,19 @@ impl std::io::Write for Log {
     }
 }
 
-impl Log {
-    fn lines_with(&self, words: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).lines().filter(|line| line.contains(words)).count()
-    }
-}
-
 #[tokio::test]
 async fn an_outcome_that_can_never_be_noted_does_not_fill_the_log() {
-    let log = Log::default();
-    let into = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || into.clone()).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    Log::start();
     let (kv, mut house) = planned(2).await;
     *kv.stuck.lock().unwrap() = Some("juliet");
     house.fake.gate.send_replace(true);
-    house.until("the first complaint", SECOND, |_| log.lines_with("could not be noted") > 0).await;
+    house.until("the first complaint", SECOND, |_| Log::lines_with("could not be noted") > 0).await;
     house.pass(50).await;
-    assert_eq!(log.lines_with("could not be noted"), 1);
-    house.until("the second", SECOND, |_| log.lines_with("could not be noted") > 1).await;
+    assert_eq!(Log::lines_with("could not be noted"), 1);
+    house.until("the second", SECOND, |_| Log::lines_with("could not be noted") > 1).await;
     house.pass(100).await;
-    assert_eq!(log.lines_with("could not be noted"), 2);
-    assert_eq!(log.lines_with("rookery check"), 2, "with what to do");
+    assert_eq!(Log::lines_with("could not be noted"), 2);
+    assert_eq!(Log::lines_with("rookery check"), 2, "with what to do");
     *kv.stuck.lock().unwrap() = None;
     house.until_nothing_is_owed().await;
     house.stop().await;
