@@ -54,6 +54,8 @@ pub(super) struct Open {
 pub(super) struct Lane {
     pub network: Arc<dyn Network>,
     pub class: Class,
+    /// The class of its place, and since when it has that.
+    pub place: Option<(Class, Timestamp)>,
     pub host: Option<String>,
     /// Grows with each fresh start after a failure: what is said of an earlier one ends tasks, but fails nothing.
     pub generation: u64,
@@ -96,6 +98,7 @@ impl Lane {
         Lane {
             network,
             class,
+            place: None,
             host,
             generation: 0,
             queue: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! Who may be at work: so many lanes of each class, and so many at each host. Who finds no place stands in line and is
 //! called when one becomes free; nobody asks again and again. A host in trouble rests, and one lane tries it first.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
@@ -13,19 +13,26 @@ const RUNNING_PER_HOST: usize = 4;
 /// The longest that a host rests because one of its callbacks asked for it: others there may know nothing of it.
 const REST_MOST: Duration = Duration::from_secs(900);
 
-/// Kinds of work, none of which waits for another: slow callbacks hold up neither the component's own link nor those
-/// who ask to be verified; and whoever has many callbacks verified holds up no subscriber.
+/// Who keeps a place for so long is slow.
+const SLOW: Duration = Duration::from_secs(2);
+/// The slow that are remembered. Were there more, they would be found out anew.
+const SLOW_MOST: usize = 65_536;
+
+/// Kinds of work, none of which waits for another: slow callbacks hold up neither the component's own link, nor those
+/// who ask to be verified, nor callbacks that are quick; and whoever has many callbacks verified holds up no subscriber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Class {
     /// Over the component's own link.
     Own,
     /// To subscribers elsewhere.
     Push,
+    /// To those of them who kept their last place for long.
+    Slow,
     /// To who asks to become one.
     Verify,
 }
 
-const CLASSES: [Class; 3] = [Class::Own, Class::Push, Class::Verify];
+const CLASSES: [Class; 4] = [Class::Own, Class::Push, Class::Slow, Class::Verify];
 
 #[derive(Default)]
 pub(super) struct Slots {
@@ -35,6 +42,7 @@ pub(super) struct Slots {
     freed: VecDeque<String>,
     /// Hosts to look at when their rest is over.
     resting: BTreeSet<(Timestamp, String)>,
+    slow: HashSet<Destination>,
 }
 
 #[derive(Default)]
@@ -91,12 +99,23 @@ impl Slots {
         self.forget_if_idle(name, now);
     }
 
-    /// Takes a place for a lane. `false`: there is none, the lane stands in line and comes out of [`Slots::next`].
-    pub fn take(&mut self, class: Class, host: Option<&str>, destination: &Destination, now: Timestamp) -> bool {
+    /// Takes a place for a lane, and says of which class. `None`: there is none, the lane stands in line and comes out of
+    /// [`Slots::next`].
+    pub fn take(
+        &mut self,
+        class: Class,
+        host: Option<&str>,
+        destination: &Destination,
+        now: Timestamp,
+    ) -> Option<Class> {
+        let class = match class {
+            Class::Push if self.slow.contains(destination) => Class::Slow,
+            class => class,
+        };
         let line = &mut self.classes[class as usize];
         if line.running >= RUNNING {
             line.waiting.push_back(destination.clone());
-            return false;
+            return None;
         }
         if let Some(name) = host {
             let host = self.hosts.entry(name.to_owned()).or_default();
@@ -105,15 +124,33 @@ impl Slots {
                 if host.not_before > now {
                     rest(&mut self.resting, name, host);
                 }
-                return false;
+                return None;
             }
             host.lines[class as usize].running += 1;
         }
         self.classes[class as usize].running += 1;
-        true
+        Some(class)
     }
 
-    pub fn give_back(&mut self, class: Class, host: Option<&str>, now: Timestamp) {
+    /// A lane is done with its place, which it kept for `kept`.
+    pub fn give_back(
+        &mut self,
+        class: Class,
+        host: Option<&str>,
+        destination: &Destination,
+        kept: Duration,
+        now: Timestamp,
+    ) {
+        match class {
+            Class::Push if kept >= SLOW => {
+                if self.slow.len() >= SLOW_MOST {
+                    self.slow.clear();
+                }
+                self.slow.insert(destination.clone());
+            }
+            Class::Slow if kept < SLOW => drop(self.slow.remove(destination)),
+            _ => {}
+        }
         let line = &mut self.classes[class as usize];
         line.running = line.running.saturating_sub(1);
         let Some(name) = host else { return };
@@ -253,12 +290,17 @@ mod tests {
         Destination::Hub(n)
     }
 
+    /// Gives back a place that was kept for a moment.
+    fn give_back(slots: &mut Slots, class: Class, host: Option<&str>, n: u64) {
+        slots.give_back(class, host, &hub(n), Duration::from_millis(20), NOW);
+    }
+
     /// Takes a place for each of `range` at `host`; how many got one.
     fn take(slots: &mut Slots, class: Class, host: &str, range: std::ops::Range<u64>) -> usize {
         range
             .filter(|n| {
                 slots.opened(Some(host));
-                slots.take(class, Some(host), &hub(*n), NOW)
+                slots.take(class, Some(host), &hub(*n), NOW).is_some()
             })
             .count()
     }
@@ -269,10 +311,10 @@ mod tests {
         assert_eq!(take(&mut slots, Class::Push, "a", 0..10_000), RUNNING_PER_HOST);
         assert_eq!(slots.next(NOW), None);
         for n in 4..10_000 {
-            slots.give_back(Class::Push, Some("a"), NOW);
+            give_back(&mut slots, Class::Push, Some("a"), n - 4);
             let called = slots.next(NOW).unwrap();
             assert_eq!(called, hub(n));
-            assert!(slots.take(Class::Push, Some("a"), &called, NOW));
+            assert!(slots.take(Class::Push, Some("a"), &called, NOW).is_some());
             assert_eq!(slots.next(NOW), None);
         }
     }
@@ -281,12 +323,12 @@ mod tests {
     fn who_was_called_and_has_nothing_to_do_any_more_does_not_keep_the_place_from_the_next() {
         let mut slots = Slots::default();
         take(&mut slots, Class::Push, "a", 0..7);
-        slots.give_back(Class::Push, Some("a"), NOW);
+        give_back(&mut slots, Class::Push, Some("a"), 0);
         assert_eq!([slots.next(NOW), slots.next(NOW)], [Some(hub(4)), Some(hub(5))]);
         for n in 0..200 {
-            assert_eq!(slots.take(Class::Own, None, &hub(n), NOW), n < 128);
+            assert_eq!(slots.take(Class::Own, None, &hub(n), NOW).is_some(), n < 128);
         }
-        slots.give_back(Class::Own, None, NOW);
+        give_back(&mut slots, Class::Own, None, 0);
         assert_eq!([slots.next(NOW), slots.next(NOW)], [Some(hub(128)), Some(hub(129))]);
     }
 
@@ -303,15 +345,32 @@ mod tests {
     }
 
     #[test]
+    fn who_keeps_a_place_for_long_takes_none_of_those_who_are_quick_the_next_time() {
+        let mut slots = Slots::default();
+        let each = |slots: &mut Slots, range: std::ops::Range<u64>| -> Vec<Class> {
+            range.filter_map(|n| slots.take(Class::Push, Some(&format!("{n}")), &hub(n), NOW)).collect()
+        };
+        assert_eq!(each(&mut slots, 0..128), [Class::Push; 128]);
+        for n in 0..128 {
+            slots.give_back(Class::Push, Some(&format!("{n}")), &hub(n), SLOW, NOW);
+        }
+        assert_eq!(each(&mut slots, 0..128), [Class::Slow; 128]);
+        assert_eq!(each(&mut slots, 200..400), [Class::Push; 128]);
+        give_back(&mut slots, Class::Slow, Some("5"), 5);
+        give_back(&mut slots, Class::Push, Some("200"), 200);
+        assert_eq!(each(&mut slots, 5..6), [Class::Push], "it was quick");
+    }
+
+    #[test]
     fn who_asks_for_a_day_waits_a_day_and_its_host_a_quarter_of_an_hour() {
         let mut slots = Slots::default();
         take(&mut slots, Class::Push, "a", 0..1);
         let day = Duration::from_secs(24 * 3600);
         assert_eq!(slots.failed("a", Some(day), 0.0, NOW), day);
-        slots.give_back(Class::Push, Some("a"), NOW);
+        give_back(&mut slots, Class::Push, Some("a"), 0);
         let before = NOW.plus(REST_MOST - Duration::from_secs(1));
-        assert!(!slots.take(Class::Push, Some("a"), &hub(1), before));
-        assert!(slots.take(Class::Push, Some("a"), &hub(2), NOW.plus(REST_MOST)));
+        assert!(slots.take(Class::Push, Some("a"), &hub(1), before).is_none());
+        assert!(slots.take(Class::Push, Some("a"), &hub(2), NOW.plus(REST_MOST)).is_some());
     }
 
     #[test]
@@ -323,19 +382,19 @@ mod tests {
             assert_eq!(slots.failed("a", None, 0.0, NOW), Duration::from_secs(5));
         }
         slots.answered("a", NOW);
-        (0..4).for_each(|_| slots.give_back(Class::Push, Some("a"), NOW));
+        (0..4).for_each(|n| give_back(&mut slots, Class::Push, Some("a"), n));
         assert_eq!((slots.next(NOW), slots.next_at()), (None, Some(NOW.plus(Duration::from_secs(5)))));
         let later = NOW.plus(Duration::from_secs(5));
         slots.wake_due(later);
         assert_eq!(slots.next(later), Some(hub(4)));
-        assert!(slots.take(Class::Push, Some("a"), &hub(4), later));
-        assert!(!slots.take(Class::Verify, Some("a"), &hub(100), later));
+        assert!(slots.take(Class::Push, Some("a"), &hub(4), later).is_some());
+        assert!(slots.take(Class::Verify, Some("a"), &hub(100), later).is_none());
         assert_eq!(slots.hosts["a"].failures, 1);
         assert_eq!(slots.next(later), None);
         slots.answered("a", later);
         for n in 5..8 {
             assert_eq!(slots.next(later), Some(hub(n)));
-            assert!(slots.take(Class::Push, Some("a"), &hub(n), later));
+            assert!(slots.take(Class::Push, Some("a"), &hub(n), later).is_some());
         }
         assert_eq!(slots.next(later), Some(hub(100)));
     }
@@ -348,7 +407,7 @@ mod tests {
         }
         slots.failed("ill", None, 0.0, NOW);
         for name in ["well", "ill"] {
-            slots.give_back(Class::Push, Some(name), NOW);
+            give_back(&mut slots, Class::Push, Some(name), 0);
             assert!(slots.hosts.contains_key(name), "its lane may have more");
             slots.closed(Some(name), NOW);
         }

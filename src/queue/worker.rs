@@ -307,7 +307,9 @@ impl Worker {
         if let Work::Hands(bytes) = std::mem::replace(&mut lane.work, Work::Rest) {
             self.memory -= bytes;
         }
-        self.slots.give_back(lane.class, lane.host.as_deref(), now);
+        if let Some((class, since)) = lane.place.take() {
+            self.slots.give_back(class, lane.host.as_deref(), destination, now.since(since), now);
+        }
         self.call(destination);
     }
 
@@ -457,7 +459,8 @@ impl Worker {
             self.later.insert((lane.not_before, destination));
             return;
         }
-        if !self.slots.take(lane.class, lane.host.as_deref(), &destination, now) {
+        lane.place = self.slots.take(lane.class, lane.host.as_deref(), &destination, now).map(|class| (class, now));
+        if lane.place.is_none() {
             lane.queued = true;
             return;
         }
