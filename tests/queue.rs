@@ -767,6 +767,25 @@ async fn an_event_that_cannot_be_planned_is_put_aside_and_blocks_nobody() {
     house.stop().await;
 }
 
+#[tokio::test]
+async fn a_disk_that_fails_for_a_minute_puts_no_event_aside() {
+    let kv = Troubled::new();
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    let mut house = House::on(kv.clone(), clock, Fake::at_host(&["juliet", "romeo"], "a.example", |_, _, _| DONE));
+    kv.unplannable.lock().unwrap().extend([true; 60]);
+    for id in ["a", "b"] {
+        house.publish(id, id).await;
+    }
+    house.start();
+    house.until_nothing_is_owed().await;
+    assert_eq!(kv.unplannable.lock().unwrap().len(), 0);
+    for who in ["juliet", "romeo"] {
+        assert_eq!(house.fake.items_at(who), ["a", "b"]);
+    }
+    assert!(house.store.read(|r| r.parked(0, 10)).await.unwrap().is_empty());
+    house.stop().await;
+}
+
 /// An address that the `jid` crate takes, and does not take again in the form that it gives it. Nothing lets it in any
 /// more; an earlier version did, and rows may be damaged in other ways.
 fn odd() -> Jid {

@@ -28,8 +28,10 @@ const EVENTS: usize = 64;
 const HOLD: Duration = Duration::from_millis(250);
 /// More Events than this do not wait for their end.
 const HELD: usize = 4096;
-/// An Event is put aside after this many failures.
+/// An Event is put aside after this many failures, a second apart.
 const TRIES: u32 = 3;
+/// Or this many where the disk fails: that is hardly the Event's fault. For ten minutes what is behind it waits.
+const IO_TRIES: u32 = 600;
 
 pub(super) async fn run(parts: Parts, notes: mpsc::UnboundedSender<Note>, asked: mpsc::UnboundedReceiver<Asked>) {
     let mut events = parts.store.events();
@@ -265,11 +267,16 @@ impl Relay {
         let _ = self.notes.send(Note::Woken(plans.woken));
     }
 
-    /// Counts a failure of planning; the third puts the Event aside.
+    /// Counts a failure of planning; one too many puts the Event aside.
     async fn blame(&mut self, seq: u64, error: StoreError) -> Result<(), StoreError> {
+        let most = match error {
+            StoreError::Closed | StoreError::Kv(KvError::Full(_) | KvError::Stopped) => return Err(error),
+            StoreError::Kv(KvError::Io(_)) => IO_TRIES,
+            _ => TRIES,
+        };
         let tries = self.failures.entry(seq).or_default();
         *tries += 1;
-        if *tries < TRIES || matches!(error, StoreError::Closed | StoreError::Kv(KvError::Full(_))) {
+        if *tries < most {
             return Err(error);
         }
         tracing::error!(event = seq, %error, "an event could not be planned and was put aside; nobody was told of it");
