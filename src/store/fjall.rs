@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
 use super::kv::{Kv, KvError, Read, Result, Row, Write, check_batch, io_error};
@@ -32,7 +33,15 @@ impl FjallKv {
     /// Opens the database in the folder `path`, or makes one there.
     pub fn open(path: &Path) -> Result<Self> {
         let db = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKERS).open().map_err(failure)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        // The index and the filter of a table in pieces that are read as they are needed, in the upper levels too: a whole one
+        // is up to a megabyte, which a store of some hundred megabytes would push out of the cache and read again with
+        // each publish.
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(MEMTABLE_BYTES)
+                .index_block_partitioning_policy(PartitioningPolicy::all(true))
+                .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+        };
         let rows = db.keyspace("rows", options).map_err(failure)?;
         let latest = RwLock::new(Arc::new(db.snapshot()));
         Ok(FjallKv { db, rows, latest })
