@@ -26,7 +26,7 @@ use crate::http::client::{BuildError, Client, Options};
 use crate::http::listener;
 use crate::network::Network;
 use crate::network::ostatus::OStatus;
-use crate::queue::Queue;
+use crate::queue::{AT_CALLBACKS, Queue};
 use crate::service::topics::Topics;
 use crate::service::{Registration, Rules, Service};
 use crate::store::{self, OpenError, Store};
@@ -78,7 +78,11 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
     let (clock, ids) = (Clock::system(), Ids::system());
     let store = open(&config).await?;
     let service = service(&config, store.clone(), &clock, &ids);
-    let client = Client::new(Options::new(config.http.public_url.clone(), config.federation.allow_private_addresses))?;
+    let client = Client::new(Options {
+        // Nobody who has a place in the queue waits for one here.
+        concurrent: AT_CALLBACKS,
+        ..Options::new(config.http.public_url.clone(), config.federation.allow_private_addresses)
+    })?;
     // Bound before anything is told to be up, so that a wrong address is an error at the start.
     let public = listener::bind(config.http.listen).await?;
     let admin = listener::bind(config.http.admin_listen).await?;

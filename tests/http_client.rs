@@ -467,6 +467,25 @@ async fn silence_and_dripping_end_in_time() {
 }
 
 #[tokio::test]
+async fn names_that_strangers_have_us_look_up_keep_no_connection_from_coming_about() {
+    let net = net();
+    let (client, asked) = (net.client.clone(), &net.dns.asked);
+    for n in 0..300 {
+        let name = format!("dead{n}.example");
+        net.dns.set(&name, &[&[IpAddr::from([0, 0, 0, 1])]]);
+        let (client, url) = (client.clone(), format!("http://{name}/").parse().unwrap());
+        tokio::spawn(async move { client.addresses(&url).await });
+    }
+    while asked.load(Ordering::SeqCst) < 64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let site = canned("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let answer = client.fetch(get(&site, "/")).await.unwrap();
+    assert_eq!(answer.status.as_u16(), 204);
+    assert_eq!(asked.load(Ordering::SeqCst), 65, "more of them wait for their turn");
+}
+
+#[tokio::test]
 async fn errors_of_the_host_are_told_from_errors_of_the_exchange() {
     let net = net_with(|o| o.connect_timeout = Duration::from_millis(500));
     net.dns.set("empty.example", &[&[]]);

@@ -49,8 +49,7 @@ impl Options {
             public_url,
             guard: Guard { allow_private_addresses, as_public: Vec::new() },
             resolver: Arc::new(SystemResolver),
-            // As many as the queue has at work at one time (`queue/slots`): nobody there waits for a place here.
-            concurrent: 256,
+            concurrent: 128,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(15),
         }
@@ -131,6 +130,7 @@ pub struct Response {
 pub enum FetchError {
     #[error("not asked: {0}")]
     Refused(#[from] Refusal),
+    /// Nobody was asked: we have too much to do.
     #[error("too many requests under way")]
     Busy,
     #[error("the host name cannot be resolved: {0}")]
@@ -264,12 +264,11 @@ impl Client {
             Some(Host::Domain(name)) => name,
             None => return Err(FetchError::Dns("there is no host name".to_owned())),
         };
-        match timeout(self.0.connect_timeout, self.0.resolver.look_up(name)).await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(LookupError::Refused(refusal))) => Err(refusal.into()),
-            Ok(Err(LookupError::Failed(error))) => Err(FetchError::Dns(error.to_string())),
-            Err(_) => Err(FetchError::Dns("the name server did not answer in time".to_owned())),
-        }
+        self.0.resolver.look_up(name, self.0.connect_timeout).await.map_err(|error| match error {
+            LookupError::Refused(refusal) => refusal.into(),
+            LookupError::Failed(error) => FetchError::Dns(error.to_string()),
+            LookupError::Busy => FetchError::Busy,
+        })
     }
 
     /// Asks and reads the whole answer within the request's limits. It is sent once for each hop; whether it arrived is
@@ -396,6 +395,9 @@ fn fetch_error(error: reqwest::Error) -> FetchError {
     while let Some(inner) = source {
         if let Some(refusal) = inner.downcast_ref::<Refusal>() {
             return refusal.clone().into();
+        }
+        if let Some(LookupError::Busy) = inner.downcast_ref() {
+            return FetchError::Busy;
         }
         tls |= inner.downcast_ref::<io::Error>().is_some_and(is_invalid_data);
         source = inner.source();

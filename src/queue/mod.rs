@@ -11,6 +11,8 @@ mod slots;
 mod sweep;
 mod worker;
 
+pub use self::slots::AT_CALLBACKS;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -10,6 +10,8 @@ use crate::domain::delivery::{Destination, back_off};
 /// Lanes of a class that are at work at one time, and those of them at one host.
 const RUNNING: usize = 128;
 const RUNNING_PER_HOST: usize = 4;
+/// Lanes that are at work at callbacks at one time, of all classes: who asks there needs room for as many requests.
+pub const AT_CALLBACKS: usize = (CLASSES.len() - 1) * RUNNING;
 /// The longest that a host rests because one of its callbacks asked for it: others there may know nothing of it.
 const REST_MOST: Duration = Duration::from_secs(900);
 
