@@ -57,6 +57,8 @@ enum Manner {
     RedirectsQuestion,
     /// Confirms; answers pushes with 503 and a time.
     Busy,
+    /// Confirms; answers pushes with this status and no time at all.
+    Hasty(u16),
     /// Answers questions with 503 and a time.
     BusyQuestion,
 }
@@ -144,6 +146,9 @@ async fn answer(State(log): State<Log>, method: Method, uri: Uri, headers: Heade
         (Manner::Status(n), _) | (Manner::PushStatus(n), false) => status(n),
         (Manner::Busy, false) | (Manner::BusyQuestion, true) => {
             (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "100")]).into_response()
+        }
+        (Manner::Hasty(status), false) => {
+            (StatusCode::from_u16(status).unwrap(), [("retry-after", "0")]).into_response()
         }
         (Manner::WrongChallenge, true) => "WRONG".into_response(),
         (Manner::ChallengeAndMore, true) => format!("{challenge}\n").into_response(),
@@ -942,6 +947,25 @@ async fn a_callback_that_asks_for_time_gets_it() {
         world.site.pushes("/cb").len() >= 2
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_callback_that_wants_to_be_asked_again_at_once_is_asked_after_five_seconds() {
+    for status in [503, 500] {
+        let world = World::new().await;
+        world.subscribe("/cb", &[]).await;
+        world.site.set("/cb", Manner::Hasty(status));
+        world.house.publish("one", "At once, please").await;
+        world.pushes("/cb", 1).await;
+        world.house.advance(4);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.site.pushes("/cb").len(), 1, "{status}");
+        until("the second push", async || {
+            world.house.advance(1);
+            world.site.pushes("/cb").len() >= 2
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -740,6 +740,26 @@ async fn a_host_in_trouble_is_asked_by_one_of_its_destinations() {
 }
 
 #[tokio::test]
+async fn what_says_nothing_of_a_host_does_not_count_as_its_answer() {
+    let trouble =
+        |_: &str, _: &str, attempt: usize| retry(if attempt.is_multiple_of(2) { Scope::Host } else { Scope::Task });
+    let mut house = House::new(Fake::at_host(&["c1", "c2", "c3", "c4", "c5", "c6"], "down.example", trouble));
+    house.start();
+    house.publish("a", "a").await;
+    let all = |fake: &Fake| (1..=6).map(|i| fake.attempts(&format!("c{i}"), "a")).sum::<usize>();
+    house.until("the first attempts", Duration::ZERO, |fake| all(fake) >= 1).await;
+    for _ in 0..600 {
+        house.clock.advance(SECOND);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Its back-off goes on doubling: some nine that count, and between them what each tries for itself.
+    let attempts = all(&house.fake);
+    println!("{attempts} attempts in ten minutes");
+    assert!((6..=30).contains(&attempts), "{attempts} attempts in ten minutes");
+    house.stop().await;
+}
+
+#[tokio::test]
 async fn a_delivery_that_grew_too_old_ends() {
     let mut house = House::new(Fake::to(&["juliet"], |_, _, _| DONE));
     house.publish("old", "old").await;

@@ -79,8 +79,10 @@ pub enum Outcome {
 pub enum Scope {
     /// Of the whole host (DNS, connect, TLS, 429, 503): one probe gates all its destinations.
     Host,
-    /// Of this destination alone.
+    /// Of this destination alone: its host answered.
     Destination,
+    /// Of this delivery alone; it says nothing of the host, good or bad.
+    Task,
 }
 
 /// How a destination or host has fared; kept while it has something due, or failed lately.

@@ -54,7 +54,7 @@ pub(super) struct Open {
 pub(super) struct Lane {
     pub network: Arc<dyn Network>,
     pub class: Class,
-    /// The class of its place, and since when it has that.
+    /// The class of its place, and since when its network is at work there.
     pub place: Option<(Class, Timestamp)>,
     pub host: Option<String>,
     /// Grows with each fresh start after a failure: what is said of an earlier one ends tasks, but fails nothing.

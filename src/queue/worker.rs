@@ -389,7 +389,7 @@ impl Worker {
                 lane.open.remove(&seq);
             }
             if let Some(host) = &lane.host
-                && !matches!(outcome, Outcome::Retry { scope: Scope::Host, .. })
+                && !matches!(outcome, Outcome::Retry { scope: Scope::Host | Scope::Task, .. })
             {
                 self.slots.answered(host, now);
             }
@@ -496,6 +496,8 @@ impl Worker {
         let bytes = batch.iter().map(cost).sum();
         lane.bytes -= bytes;
         lane.work = Work::Hands(bytes);
+        // What we read for it is not its own slowness.
+        lane.place = lane.place.map(|(class, _)| (class, now));
         let (tasks, old): (Vec<Task>, Vec<Task>) =
             batch.into_iter().partition(|task| now.since(task.at) <= destination.max_age());
         let generation = lane.generation;

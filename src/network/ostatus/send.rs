@@ -23,6 +23,9 @@ use crate::service::topics::{PAGE, Topic, Window};
 /// The longest that a subscriber may make us wait by `Retry-After`.
 const WAIT_MOST: Duration = Duration::from_secs(24 * 3600);
 
+/// And the shortest: an hour ago, or at once, is no time at all.
+const WAIT_LEAST: Duration = Duration::from_secs(5);
+
 /// A callback whose name leads nowhere is asked no longer than this: names cost nothing, and each request in such a name
 /// would wait here for hours.
 const NAMELESS: Duration = Duration::from_secs(600);
@@ -84,8 +87,8 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     }
     let why = format!("the callback answered {}", status.as_u16());
     match status {
-        // Anybody may ask in anybody's name: the answer holds up nobody who is subscribed there.
-        _ if is_later(status) || status.is_server_error() => later(inner, &response, why, Scope::Destination),
+        // Anybody may ask in anybody's name: the answer holds up nobody who is subscribed there, and hastens nobody.
+        _ if is_later(status) || status.is_server_error() => later(inner, &response, why, Scope::Task),
         // WebSub §5.3.1: 404 says no; so does, for us, every other answer.
         _ => Outcome::Refused(why),
     }
@@ -265,14 +268,18 @@ fn is_later(status: StatusCode) -> bool {
 }
 
 fn later(inner: &Inner, response: &Response, why: String, scope: Scope) -> Outcome {
-    let after = response.retry_after(inner.service.clock.now(), WAIT_MOST);
+    let after = response.retry_after(inner.service.clock.now(), WAIT_MOST).map(|after| after.max(WAIT_LEAST));
     Outcome::Retry { why, after, scope }
 }
 
 /// What an exchange that did not come about means.
 fn failed(error: &FetchError) -> Outcome {
-    let scope = if error.is_host_level() { Scope::Host } else { Scope::Destination };
     let why = error.to_string();
+    let scope = match error {
+        error if error.is_host_level() => Scope::Host,
+        FetchError::Busy | FetchError::Timeout | FetchError::Exchange(_) => Scope::Task,
+        _ => Scope::Destination,
+    };
     match error {
         FetchError::Refused(_) if !error.is_temporary() => Outcome::Refused(why),
         _ => Outcome::Retry { why, after: None, scope },
@@ -289,7 +296,7 @@ fn over(refusal: Refusal) -> Option<&'static str> {
 }
 
 fn not_now(why: String) -> Outcome {
-    Outcome::Retry { why, after: None, scope: Scope::Destination }
+    Outcome::Retry { why, after: None, scope: Scope::Task }
 }
 
 #[cfg(test)]
