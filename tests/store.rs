@@ -146,7 +146,7 @@ fn a_batch_that_no_backend_takes_is_refused_whole() {
             ("a key twice", vec![put(b"a", 1), put(b"a", 2)]),
             ("keys out of order", vec![put(b"b", 1), put(b"a", 1)]),
         ] {
-            assert!(matches!(kv.apply(&batch), Err(KvError::Io(_))), "{backend:?}: {why}");
+            assert!(matches!(kv.apply(&batch), Err(KvError::Unfit(_))), "{backend:?}: {why}");
             assert!(kv.get(b"a").unwrap().is_none(), "{backend:?}: {why}");
         }
         kv.apply(&[put(&[b'b'; 8192], 1 << 20)]).unwrap();

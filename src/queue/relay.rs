@@ -105,7 +105,8 @@ struct Relay {
     first: Option<Timestamp>,
     /// New Events are seen, and told from memory, while it goes on; there is one at a time, so plans keep their order.
     planning: Option<Planning>,
-    failures: HashMap<u64, u32>,
+    /// Of planning an Event, and those of them that were the disk's.
+    failures: HashMap<u64, (u32, u32)>,
     /// That something cannot be planned.
     unplanned: Complaint,
 }
@@ -269,14 +270,19 @@ impl Relay {
 
     /// Counts a failure of planning; one too many puts the Event aside.
     async fn blame(&mut self, seq: u64, error: StoreError) -> Result<(), StoreError> {
-        let most = match error {
-            StoreError::Closed | StoreError::Kv(KvError::Full(_) | KvError::Stopped) => return Err(error),
-            StoreError::Kv(KvError::Io(_)) => IO_TRIES,
-            _ => TRIES,
+        let (tries, of_disk) = self.failures.entry(seq).or_default();
+        let is_over = match error {
+            StoreError::Closed | StoreError::Kv(KvError::Full(_) | KvError::Stopped) => false,
+            StoreError::Kv(KvError::Io(_)) => {
+                *of_disk += 1;
+                *of_disk >= IO_TRIES
+            }
+            _ => {
+                *tries += 1;
+                *tries >= TRIES
+            }
         };
-        let tries = self.failures.entry(seq).or_default();
-        *tries += 1;
-        if *tries < most {
+        if !is_over {
             return Err(error);
         }
         tracing::error!(event = seq, %error, "an event could not be planned and was put aside; nobody was told of it");

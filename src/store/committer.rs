@@ -676,7 +676,7 @@ mod tests {
         shim.hold(false);
         first.await.unwrap().unwrap();
         for answer in [rows.await, bytes.await, key.await] {
-            assert!(matches!(answer, Err(StoreError::Kv(KvError::Io(_)))));
+            assert!(matches!(answer, Err(StoreError::Kv(KvError::Unfit(_)))));
         }
         assert_eq!(most.await.unwrap(), Ok(0));
         assert!(shim.range(b"row", b"row~", 1, false).unwrap().is_empty());

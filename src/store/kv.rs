@@ -9,6 +9,9 @@ pub enum KvError {
     Full(String),
     #[error("the store failed: {0}")]
     Io(String),
+    /// What no store takes, however often it is tried.
+    #[error("the store does not take this: {0}")]
+    Unfit(String),
     /// A row that cannot be what we wrote.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -70,7 +73,7 @@ pub trait Kv: Send + Sync + 'static {
 
 /// Refuses a batch that no backend takes.
 pub(super) fn check_batch(batch: &[Write]) -> Result<()> {
-    let refuse = |why: &str| Err(KvError::Io(format!("a batch with {why}")));
+    let refuse = |why: &str| Err(KvError::Unfit(format!("a batch with {why}")));
     if !batch.is_sorted_by(|(a, _), (b, _)| a < b) {
         return refuse("keys out of order");
     }
@@ -85,7 +88,7 @@ pub(super) fn check_batch(batch: &[Write]) -> Result<()> {
 
 pub(super) fn check_key(key: &[u8]) -> Result<()> {
     if key.len() > MAX_KEY || key.first().is_none_or(|first| *first == 0) {
-        return Err(KvError::Io("a key that is empty, too long, or begins with a zero byte".into()));
+        return Err(KvError::Unfit("a key that is empty, too long, or begins with a zero byte".into()));
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ impl<'a> Tx<'a> {
         }
         self.own.insert(key, value);
         if self.own.len() > MAX_ROWS || self.bytes > MAX_BYTES {
-            self.refused = Some(KvError::Io(format!("a change of over {MAX_ROWS} rows or {MAX_BYTES} bytes")));
+            self.refused = Some(KvError::Unfit(format!("a change of over {MAX_ROWS} rows or {MAX_BYTES} bytes")));
         }
         self.acceptable()
     }

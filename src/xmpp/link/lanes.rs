@@ -264,6 +264,8 @@ impl Lanes {
     pub fn take(&self, session: u64, out: &mut Vec<u8>, bytes: usize) -> Taken {
         let mut inner = self.lock();
         if !inner.online || inner.session != session {
+            // The call that woke this writer may have been for that of the next session.
+            self.work.notify_one();
             return Taken::Over;
         }
         let mut taken = 0;
