@@ -76,13 +76,10 @@ pub enum RunError {
 pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown::channel();
     let (clock, ids) = (Clock::system(), Ids::system());
-    let store = open(&config).await?;
+    // At once: the client reads the system's certificate authorities, some hundred files.
+    let (store, client) = tokio::join!(open(&config), client(&config));
+    let (store, client) = (store?, client?);
     let service = service(&config, store.clone(), &clock, &ids);
-    let client = Client::new(Options {
-        // Nobody who has a place in the queue waits for one here.
-        concurrent: AT_CALLBACKS,
-        ..Options::new(config.http.public_url.clone(), config.federation.allow_private_addresses)
-    })?;
     // Bound before anything is told to be up, so that a wrong address is an error at the start.
     let public = listener::bind(config.http.listen).await?;
     let admin = listener::bind(config.http.admin_listen).await?;
@@ -205,6 +202,17 @@ fn owned(config: &Config) -> Result<(), RunError> {
         true => Ok(()),
         false => Err(RunError::OtherUser { path: path.clone(), uid: store.uid() }),
     }
+}
+
+/// Makes the client of outgoing HTTP.
+async fn client(config: &Config) -> Result<Client, BuildError> {
+    let options = Options {
+        // Nobody who has a place in the queue waits for one here.
+        concurrent: AT_CALLBACKS,
+        ..Options::new(config.http.public_url.clone(), config.federation.allow_private_addresses)
+    };
+    let made = tokio::task::spawn_blocking(|| Client::new(options));
+    made.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
 }
 
 /// The use cases as configured.
