@@ -1,7 +1,7 @@
 //! The sweep: removes, in bounded pieces, what nobody can see any more: items of purged and rows of deleted nodes, the
 //! nodes of accounts that have ended, and HTTP subscriptions whose lease is over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
@@ -16,6 +16,8 @@ const PIECE: usize = 80;
 /// Nodes looked at in one round.
 const NODES: usize = 100;
 const PAUSE: Duration = Duration::from_secs(2);
+/// The longest rest between two pieces.
+const REST_MOST: Duration = Duration::from_millis(250);
 /// How often leases are looked at; a delivery to one that is over ends it as well.
 const LEASES: Duration = Duration::from_secs(3600);
 
@@ -47,7 +49,7 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
         // Nothing goes before everybody was told.
         let mut at = At::default();
         loop {
-            let now = parts.clock.now();
+            let (now, began) = (parts.clock.now(), Instant::now());
             let piece =
                 parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event, &at, now)?)));
             let swept = match piece.await {
@@ -64,6 +66,8 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
             count(&parts.stats.swept_rows, swept.rows as u64);
             let Some(next) = swept.next else { break };
             at = next;
+            // Half of the time is for others: a database that has to keep up with a million removals makes everybody wait.
+            tokio::time::sleep(began.elapsed().min(REST_MOST)).await;
         }
     }
     Ok(())
