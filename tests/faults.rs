@@ -213,6 +213,7 @@ async fn play(backend: &str, seed: u64, kills: usize, sums: &mut Sums) {
     let mut deaths = Vec::new();
     for row in plan {
         stage.server.enter(|ledger| ledger.begin(row));
+        stage.sites.begin(row);
         stage.suffer(Fault::ALL[row].0, &mut deaths).await;
         sums.counts[row] += 1;
     }

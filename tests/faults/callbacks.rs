@@ -60,8 +60,8 @@ pub struct Callback {
 #[derive(Default)]
 struct Seen {
     requests: usize,
-    /// The documents that it took, by number.
-    taken: Vec<usize>,
+    /// The documents that it took, by number, and in which row each counts.
+    taken: Vec<(usize, usize)>,
     /// Its subscription has ended: it said 410, or its lease is over for certain.
     over: bool,
     after: usize,
@@ -100,6 +100,8 @@ struct Shared {
     failing: AtomicBool,
     calm: AtomicBool,
     pushes: AtomicUsize,
+    /// Where what comes now counts.
+    row: AtomicUsize,
 }
 
 impl Sites {
@@ -111,6 +113,7 @@ impl Sites {
             failing: AtomicBool::new(false),
             calm: AtomicBool::new(false),
             pushes: AtomicUsize::new(0),
+            row: AtomicUsize::new(0),
         });
         let (mut callbacks, mut tasks) = (Vec::new(), Vec::new());
         for number in 0..count {
@@ -202,6 +205,11 @@ impl Sites {
         }
     }
 
+    /// From now on what comes counts in `row`.
+    pub fn begin(&self, row: usize) {
+        self.shared.row.store(row, Ordering::SeqCst);
+    }
+
     /// Pushes that came, well received or not.
     pub fn pushes(&self) -> usize {
         self.shared.pushes.load(Ordering::SeqCst)
@@ -218,7 +226,7 @@ impl Sites {
     }
 
     /// What the callbacks of `feed` that are healthy in the end have missed of `posts` (titles in their order, with the
-    /// row that each is counted in), and what came twice.
+    /// row that each is counted in), and what came twice, in the row of the time when it came again.
     pub fn compare(&self, feed: usize, posts: &[(String, usize)], tell: &mut Told) {
         let documents = lock(&self.shared.documents);
         let number = |title: &String| documents.titles.get(title).copied();
@@ -228,9 +236,9 @@ impl Sites {
         for callback in self.callbacks.iter().filter(|c| c.feed == feed && c.is_healthy()) {
             let seen = lock(&callback.seen);
             let (mut known, mut order, mut distinct) = (HashSet::new(), Vec::new(), HashSet::new());
-            for document in &seen.taken {
+            for (document, row) in &seen.taken {
                 if !distinct.insert(*document) {
-                    tell.row(0).repeated += 1;
+                    tell.row(*row).repeated += 1;
                 }
                 for (title, _) in documents.all[*document].posts.iter().rev() {
                     if known.insert(*title)
@@ -344,7 +352,7 @@ impl Callback {
             Manner::TooMany if seen.requests % 4 < 2 => {
                 return Deed::Say("429 Too Many Requests", "Retry-After: 1\r\n", String::new());
             }
-            Manner::TooMany => return Deed::Say("503 Service Unavailable", "Retry-After: 1\r\n", String::new()),
+            Manner::TooMany => return Deed::Say("503 Service Unavailable", "Retry-After: 12\r\n", String::new()),
             Manner::Half => return Deed::Leave("HTTP/1.1 200 OK\r\nContent-Le"),
             Manner::Redirect => {
                 return Deed::Say("307 Temporary Redirect", "Location: http://127.0.0.1:9/\r\n", String::new());
@@ -358,7 +366,7 @@ impl Callback {
             let _ = listener.send(Push { callback: self.number, at: Instant::now(), body: body.to_vec() });
         }
         match number {
-            Ok(number) => seen.taken.push(number),
+            Ok(number) => seen.taken.push((number, shared.row.load(Ordering::SeqCst))),
             Err(why) => seen.bad.push(format!("a push to callback {}: {why}", self.number)),
         }
         Deed::Say("200 OK", "", String::new())
