@@ -1,15 +1,20 @@
 //! What a publish costs as the store grows: in a node of up to a million items and beyond its edge, among up to 100,000
-//! nodes, and while the node of a million items is deleted. `scripts/growth` makes the long run.
+//! nodes, while the node of a million items is deleted, and to start again on all of it. `scripts/growth` makes the long
+//! run.
 //!
 //! Costs are printed, never asserted: they belong to the machine. What is asserted is that all stands that was answered.
 //!
 //! | variable | meaning |
 //! | --- | --- |
 //! | `ROOKERY_GROWTH_ITEMS`, `ROOKERY_GROWTH_NODES` | up to how many; 1,000 and 100 |
+//! | `ROOKERY_GROWTH_CROWD`, `ROOKERY_GROWTH_CALLBACKS` | subscribers of one node, and callbacks that never answer; 500 and 20 |
+//! | `ROOKERY_GROWTH_SECONDS` | how long a flood lasts; 1 |
 //! | `ROOKERY_GROWTH_BACKEND` | the store's engine; fjall |
 
 mod support;
 
+#[path = "growth/bounds.rs"]
+mod bounds;
 #[path = "crash/mod.rs"]
 mod crash;
 #[allow(dead_code)]
@@ -74,6 +79,7 @@ async fn a_publish_is_stored_however_much_there_is() {
     }
 
     house.delete(items, nodes).await;
+    house.restarts().await;
     house.rookery.drain().await;
     let (status, said) = house.rookery.command(&["check"]);
     assert!(status.success(), "{said}");
@@ -243,6 +249,36 @@ impl House {
              {store} after; load of the machine {:.1}",
             times.count,
             gauge::load().unwrap_or(0.0)
+        );
+    }
+
+    /// Kills it and starts it on all of this, some times: until it is let in, and until somebody is told of what is published
+    /// then.
+    async fn restarts(&mut self) {
+        let reader = format!("reader@{HOST}");
+        people::subscribe(&self.server, &reader, &account(0)).await;
+        let (mut let_in, mut told) = (Latencies::default(), Latencies::default());
+        for n in 0..9 {
+            self.rookery.kill();
+            let (before, began) = (self.server.sessions(), Instant::now());
+            self.rookery.begin_again();
+            self.server.let_in_again(before).await;
+            let_in.add(began.elapsed());
+            let post = Post { by: 0, place: account(0), item: format!("again{n}") };
+            let answer = self.send(&post).await;
+            let heard = || {
+                self.server
+                    .ledger(|ledger| ledger.heard.iter().find(|heard| heard.item == post.item).map(|heard| heard.at))
+            };
+            assert!(support::until(PATIENCE, || heard().is_some()).await, "nobody was told after start {n}");
+            told.add(heard().map(|at| at - began).unwrap_or_default());
+            done(answer).await;
+        }
+        let [let_in, told] = [let_in, told].map(|times| [0.5, 1.0].map(|share| times.quantile(share).unwrap_or(0.0)));
+        println!(
+            "\nkilled and started again: let in after p50 {:.0}, most {:.0} ms; the first told of what was published then \
+             after p50 {:.0}, most {:.0} ms",
+            let_in[0], let_in[1], told[0], told[1]
         );
     }
 

@@ -41,6 +41,7 @@ struct Shared {
     /// Grows with every connection that is to be reset.
     resets: watch::Sender<u64>,
     answered: AtomicU64,
+    constrained: AtomicU64,
     heard: AtomicU64,
     trap: Mutex<Option<(u64, Trap)>>,
 }
@@ -84,6 +85,7 @@ impl Server {
             silent: watch::Sender::new(false),
             resets: watch::Sender::new(0),
             answered: AtomicU64::new(0),
+            constrained: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             trap: Mutex::default(),
         });
@@ -223,6 +225,11 @@ impl Server {
     /// Answers that came so far.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::SeqCst)
+    }
+
+    /// Answers that said to come again later.
+    pub fn constrained(&self) -> u64 {
+        self.shared.constrained.load(Ordering::SeqCst)
     }
 
     /// Notifications that came so far.
@@ -402,7 +409,10 @@ fn answered(stanza: &Element, shared: &Shared) {
                 // A write that failed half way may be there after the next start.
                 "internal-server-error" => Fate::Unknown,
                 // It is about to end, or has too much to do: who asks comes again.
-                "resource-constraint" => Fate::Unknown,
+                "resource-constraint" => {
+                    shared.constrained.fetch_add(1, Ordering::SeqCst);
+                    Fate::Unknown
+                }
                 _ => Fate::Refused(at, refusal.to_string()),
             };
             (fate.clone(), Err(fate))
