@@ -102,7 +102,7 @@ pub async fn run(config: Config, reload: Reload, stop: impl Future<Output = ()>)
     tasks.spawn(listener::serve(public, pages, listener::Limits::PUBLIC, shutdown.clone()));
     let sample = Sample::default();
     tasks.spawn(sample.clone().keep(service.clone(), shutdown.clone()));
-    let health = web::health::router(health(&store, &link, &queue, &sample));
+    let health = web::health::router(health(&store, &link, &edge, &queue, &sample));
     tasks.spawn(listener::serve(admin, health, listener::Limits::ADMIN, shutdown.clone()));
     if let Some(control) = control {
         let (desk, link) = (Desk { service: service.clone(), queue: Some(queue.handle()) }, link.clone());
@@ -287,7 +287,7 @@ fn attach(
 }
 
 /// What health and metrics are made of.
-fn health(store: &Store, link: &LinkHandle, queue: &Queue, sample: &Sample) -> Health {
+fn health(store: &Store, link: &LinkHandle, edge: &Edge, queue: &Queue, sample: &Sample) -> Health {
     let ready = link.clone();
     let online: Check = Arc::new(move || match &*ready.state().borrow() {
         LinkState::Online { .. } => Ok(()),
@@ -296,7 +296,13 @@ fn health(store: &Store, link: &LinkHandle, queue: &Queue, sample: &Sample) -> H
     Health {
         store: store.clone(),
         checks: vec![online],
-        sources: vec![link_figures(link.clone()), store_figures(store.clone()), queue_figures(queue), sample.source()],
+        sources: vec![
+            link_figures(link.clone()),
+            edge_figures(edge.clone()),
+            store_figures(store.clone()),
+            queue_figures(queue),
+            sample.source(),
+        ],
     }
 }
 
@@ -323,6 +329,17 @@ fn link_figures(link: LinkHandle) -> Arc<dyn Source> {
             Figure::counter("link_refused", "Outgoing stanzas stopped at the door", get(&stats.refused)),
             Figure::gauge("link_waiting_bytes", "Bytes waiting to be written", answers as f64).label("lane", "answers"),
             Figure::gauge("link_waiting_bytes", "Bytes waiting to be written", fanout as f64).label("lane", "fanout"),
+        ]
+    })
+}
+
+fn edge_figures(edge: Edge) -> Arc<dyn Source> {
+    Arc::new(move || {
+        let turned_away = edge.turned_away();
+        let help = "Stanzas that were not taken on";
+        vec![
+            Figure::counter("edge_turned_away", help, turned_away.over_rate).label("why", "rate"),
+            Figure::counter("edge_turned_away", help, turned_away.no_room).label("why", "room"),
         ]
     })
 }

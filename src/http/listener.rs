@@ -330,7 +330,7 @@ async fn bounded(State((permits, time)): State<(Arc<Semaphore>, Duration)>, requ
 
 /// A bug in a handler costs its request and nothing else. The panic hook has told where.
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    tracing::error!("an HTTP handler panicked");
+    tracing::error!("an HTTP request ended in a panic; please report it, with the lines before");
     problem(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here")
 }
 

@@ -1,7 +1,6 @@
 //! What was promised gets done: the relay turns Events into deliveries, the worker hands them over and keeps what
 //! came of it, the sweep removes what nobody needs. The queue knows networks only through their trait.
 
-mod complaint;
 mod express;
 mod lane;
 mod outcomes;

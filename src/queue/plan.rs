@@ -35,7 +35,7 @@ pub(super) fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<P
     let answer = parts.store.commit(Lane::Background, move |tx| {
         let mut woken = BTreeMap::new();
         let mut over = Vec::with_capacity(seqs.len());
-        let (mut events, mut deliveries, mut dropped) = (0, 0, 0);
+        let (mut events, mut deliveries, mut dropped) = (0, 0, Vec::new());
         let held = tx.read().held_hosts()?;
         for seq in &seqs {
             if tx.room() < PAGE * ROWS_EACH + 8 {
@@ -63,7 +63,7 @@ pub(super) fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<P
                 for plan in &page.plans {
                     match write(tx, *seq, &event, plan, &held, now)? {
                         true => more += 1,
-                        false => dropped += 1,
+                        false => dropped.push(plan.destination.clone()),
                     }
                     let Plan { destination, host } = plan.clone();
                     woken.insert(destination.clone(), Woken { destination, host, newest: *seq });
@@ -89,9 +89,13 @@ pub(super) fn plan(parts: &Parts, seqs: &[u64]) -> impl Future<Output = Result<P
         let Ok((woken, over, events, deliveries, dropped)) = answer.await? else { return Ok(Plans::default()) };
         count(&stats.events, events);
         count(&stats.planned, deliveries);
-        count(&stats.overflowed, dropped);
-        if dropped > 0 {
-            tracing::warn!(dropped, "destinations with {WAITING_MOST} deliveries waiting were given no more");
+        count(&stats.overflowed, dropped.len() as u64);
+        if let Some(first) = dropped.first() {
+            tracing::warn!(
+                ?first,
+                destinations = dropped.len(),
+                "with {WAITING_MOST} deliveries waiting they are given no more: see `rookery queue show`"
+            );
         }
         Ok(Plans { woken: woken.into_values().collect(), over })
     }

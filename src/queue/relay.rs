@@ -12,12 +12,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::complaint::Complaint;
 use super::express::{Told, express};
 use super::plan::{Plans, plan};
 use super::worker::{Note, UNWELL, Woken};
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
+use crate::base::complaint::Complaint;
 use crate::base::shutdown::Phase;
 use crate::domain::delivery::Destination;
 use crate::store::{KvError, Lane, StoreError};

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::complaint::Complaint;
 use super::lane::{self, BATCH, LANE_BYTES, Lane, Loaded, Open, Work, cost};
 use super::outcomes::{self, Ended, Settled};
 use super::relay::Asked;
 use super::slots::{Class, Slots};
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
+use crate::base::complaint::Complaint;
 use crate::base::shutdown::Phase;
 use crate::domain::delivery::{Destination, Outcome, Scope, back_off};
 use crate::network::{Network, Report, Said, Task};

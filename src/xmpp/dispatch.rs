@@ -3,17 +3,18 @@
 //! Nothing here blocks: a stanza takes its sender's turn in the order of reading, the work goes on elsewhere.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jid::{BareJid, Jid};
 
 use super::envelope::{Address, Child, Envelope, Head, Incoming, Kind, Refused, Stanza, StanzaType, Xml, XmlWriter};
-use super::limits::{Counted, Gate, Limits, Permit};
+use super::limits::{Counted, Gate, Limits, Permit, TurnedAway};
 use super::outline::Outline;
 use super::repeat::{Key, Memory};
 use super::{chat, disco, errors, ns, owner, presence, pubsub, register};
+use crate::base::complaint::Complaint;
 use crate::base::turn::{Turn, Turns};
 use crate::domain::address::Whom;
 use crate::domain::error::{Over, Refusal};
@@ -33,6 +34,8 @@ struct Inner {
     turns: Turns<BareJid>,
     memory: Memory,
     caps: disco::Caps,
+    /// That somebody is over their rate.
+    flood: Mutex<Complaint>,
 }
 
 /// The result of a request: what stands in the `result`.
@@ -85,7 +88,8 @@ impl Edge {
     pub fn new(service: Service, limits: Limits) -> Self {
         let gate = Gate::new(limits, service.clock.clone());
         let caps = disco::Caps::new(&service.addresses);
-        Edge(Arc::new(Inner { service, gate, turns: Turns::default(), memory: Memory::default(), caps }))
+        let (turns, memory, flood) = (Turns::default(), Memory::default(), Mutex::default());
+        Edge(Arc::new(Inner { service, gate, turns, memory, caps, flood }))
     }
 
     pub(super) fn service(&self) -> &Service {
@@ -141,12 +145,28 @@ impl Edge {
             (Counted::Over { tell: false }, _) => {}
             (Counted::Over { tell: true }, Incoming::Stanza(Envelope { head, .. }))
             | (Counted::Over { tell: true }, Incoming::Refused(Refused { head, .. })) => {
-                tracing::debug!(?head, "its sender is over the rate");
+                self.complain_of(&from);
                 if let Some(answer) = self.in_our_name(head).error(&errors::stanza_error(Refusal::Busy)) {
                     out(answer);
                 }
             }
         }
+    }
+
+    fn complain_of(&self, from: &Jid) {
+        let mut flood = self.0.flood.lock().unwrap_or_else(PoisonError::into_inner);
+        if flood.is_due(self.service().clock.now()) {
+            tracing::warn!(
+                %from,
+                "more comes of this sender, or their host, than is taken; the rest is refused. If that is as it should be, \
+                 name the host in limits.trusted_hosts"
+            );
+        }
+    }
+
+    /// What was not taken on, since the start.
+    pub fn turned_away(&self) -> TurnedAway {
+        self.gate().turned_away()
     }
 
     /// A head that can be answered: what went to no address of ours is answered by the component itself.
@@ -229,7 +249,7 @@ impl Edge {
             match heard {
                 Ok(Ok(())) => {}
                 Ok(Err(refusal)) => reply.send(Err(refusal)),
-                Err(_) => reply.send(Err(panicked())),
+                Err(_) => reply.send(Err(panicked(&reply.head))),
             }
             drop(permit);
         });
@@ -243,7 +263,7 @@ impl Edge {
         let request = Request { edge: self.clone(), envelope, from, to, whom, turn };
         tokio::spawn(async move {
             if AssertUnwindSafe(presence::come(request, asked, &reply.out)).catch_unwind().await.is_err() {
-                panicked();
+                panicked(&reply.head);
             }
             drop(permit);
         });
@@ -253,15 +273,15 @@ impl Edge {
 /// Does a request's work and answers it, come what may.
 fn work(permit: Permit, reply: Reply, run: BoxFuture<'static, Answer>) {
     tokio::spawn(async move {
-        let answer = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
+        let answer = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| Err(panicked(&reply.head)));
         reply.send(answer);
         // Only now: who drains closes the link when no permit is out.
         drop(permit);
     });
 }
 
-fn panicked() -> Refusal {
-    tracing::error!("a request ended in a panic; please report it");
+fn panicked(head: &Head) -> Refusal {
+    tracing::error!(?head, "a request ended in a panic; please report it, with the lines before");
     Refusal::Failed
 }
 

@@ -31,7 +31,8 @@ pub struct Limits {
     pub chat: Rate,
     /// Hosts whose users have no rate, only a bound on what is in work.
     pub trusted_hosts: Vec<String>,
-    /// Requests in work, of everybody and of one bare JID.
+    /// Requests in work, of everybody and of one bare JID. Who has few is let in beyond the first by a tenth: a crowd that
+    /// fills it keeps nobody else out.
     pub in_work: usize,
     pub in_work_of_one: usize,
     /// Their bytes; a single request is always taken.
@@ -62,6 +63,9 @@ impl Default for Limits {
 /// Buckets of one kind that are kept at once. Beyond it, all who come new share one until others have filled up again.
 const REMEMBERED: usize = 100_000;
 
+/// A sender who has less than this in work has few.
+const FEW: usize = 16;
+
 /// The door of the edge; cheap to clone.
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
@@ -84,6 +88,16 @@ struct State {
     work: Work,
     of_one: HashMap<BareJid, Work>,
     shut: bool,
+    turned_away: TurnedAway,
+}
+
+/// What was not taken on, since the start.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TurnedAway {
+    /// Stanzas of who was over their rate, or whose host was.
+    pub over_rate: u64,
+    /// Stanzas for which there was no room.
+    pub no_room: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -121,6 +135,7 @@ impl Gate {
         if state.jids.take(from, limits.per_jid, now) && state.hosts.take(host, limits.per_host, now) {
             return Counted::Within;
         }
+        state.turned_away.over_rate += 1;
         let tell =
             state.told_jids.take(from, limits.told_jid, now) && state.told_hosts.take(host, limits.told_host, now);
         Counted::Over { tell }
@@ -138,9 +153,12 @@ impl Gate {
             work.requests == 0 || (work.requests < requests && work.bytes.saturating_add(bytes) <= most)
         };
         let one = state.of_one.get(from).copied().unwrap_or_default();
-        if !fits(state.work, limits.in_work, limits.bytes_in_work)
+        let kept = |most: usize| if one.requests < FEW { most / 10 } else { 0 };
+        let (requests, most) = (limits.in_work, limits.bytes_in_work);
+        if !fits(state.work, requests + kept(requests), most + kept(most))
             || !fits(one, limits.in_work_of_one, limits.bytes_in_work_of_one)
         {
+            state.turned_away.no_room += 1;
             return None;
         }
         state.work.add(bytes);
@@ -157,6 +175,10 @@ impl Gate {
     /// Lets nobody in from now on.
     pub fn shut(&self) {
         self.lock().shut = true;
+    }
+
+    pub fn turned_away(&self) -> TurnedAway {
+        self.lock().turned_away
     }
 
     /// Permits that are out.
@@ -306,6 +328,16 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         assert_eq!(told("juliet@example.org"), 1);
         assert_eq!((told("romeo@example.org"), told("nurse@elsewhere.example")), (1, 3), "five for the host");
+    }
+
+    #[test]
+    fn a_crowd_that_fills_the_room_keeps_out_nobody_who_has_few_in_work() {
+        let (gate, _) = gate(Limits { in_work: 100, ..Limits::default() });
+        let crowd: Vec<Permit> =
+            (0..200).filter_map(|n| gate.admit(&jid(&format!("c{}@example.org", n % 4)), 1)).collect();
+        assert_eq!((crowd.len(), gate.turned_away().no_room), (100, 100));
+        let late: Vec<Permit> = (0..20).filter_map(|_| gate.admit(&jid("juliet@example.org"), 1)).collect();
+        assert_eq!(late.len(), 10);
     }
 
     #[test]

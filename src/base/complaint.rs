@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::clock::Timestamp;
+use super::clock::Timestamp;
 
 /// It is said again after this long, and then after twice as long each time, up to [`MOST`].
 const FIRST: Duration = Duration::from_secs(60);
@@ -12,7 +12,7 @@ const OVER: Duration = Duration::from_secs(300);
 
 /// One trouble.
 #[derive(Default)]
-pub(super) struct Complaint(Option<State>);
+pub struct Complaint(Option<State>);
 
 struct State {
     /// When it was so last.
