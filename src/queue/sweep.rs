@@ -47,13 +47,11 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
     *behind = nodes.last().filter(|_| nodes.len() == NODES).map_or(NodeId(0), |(nid, _)| *nid);
     for (nid, event) in nodes {
         // Nothing goes before everybody was told.
-        let mut at = At::default();
+        let mut at = At::Items(0);
         loop {
             let (now, began) = (parts.clock.now(), Instant::now());
-            let piece =
-                parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event, &at, now)?)));
-            let swept = match piece.await {
-                Ok(swept) => swept.unwrap_or_default(),
+            let swept = match piece(parts, nid, event, at, now).await {
+                Ok(swept) => swept,
                 // One node must not keep the sweep from all others.
                 Err(error) => {
                     tracing::warn!(%error, ?nid, "a node could not be swept; it is tried again later");
@@ -71,6 +69,25 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Sweeps a piece of a node.
+async fn piece(parts: &Parts, nid: NodeId, event: u64, at: At, now: Timestamp) -> Result<Swept, StoreError> {
+    let rows = match &at {
+        At::Items(_) => Vec::new(),
+        // Found outside of the Change: a database steps over all the items that were removed, and nobody is to wait for
+        // that. Nothing comes to a node that is deleted.
+        At::Rows(key) => {
+            let key = key.clone();
+            parts
+                .store
+                .read(move |r| Ok(r.rows_of_node(nid, &key, PIECE)?.into_iter().map(|(key, _)| key).collect()))
+                .await?
+        }
+    };
+    let swept =
+        parts.store.commit(Lane::Background, move |tx| Ok(Ok::<_, ()>(sweep(tx, nid, event, &at, &rows, now)?)));
+    Ok(swept.await?.unwrap_or_default())
 }
 
 /// Ends HTTP subscriptions whose lease is over (WebSub §5.1), also of feeds that never change.
@@ -139,16 +156,23 @@ struct Swept {
 
 /// How far the sweep of a node has come. Each piece begins behind the one before: a database would step over every row
 /// that was removed, again for each piece.
-#[derive(Clone, Default)]
-struct At {
+#[derive(Clone)]
+enum At {
     /// Items up to this place are gone.
-    place: u64,
-    /// Other rows up to this key are gone.
-    key: Vec<u8>,
+    Items(u64),
+    /// All items are gone, and other rows up to this key.
+    Rows(Vec<u8>),
 }
 
-/// Removes one piece of what a node has to lose.
-fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64, at: &At, now: Timestamp) -> Result<Swept, KvError> {
+/// Removes one piece of what a node has to lose; `rows`: the next ones, once its items are gone.
+fn sweep(
+    tx: &mut Tx<'_>,
+    nid: NodeId,
+    event: u64,
+    at: &At,
+    rows: &[Vec<u8>],
+    now: Timestamp,
+) -> Result<Swept, KvError> {
     // What was listed may be over: since then the node may have been purged again, or deleted, and that is to be told first.
     if tx.read().sweep_of(nid)? != Some(event) || tx.read().event_alive(event)? {
         return Ok(Swept::default());
@@ -157,16 +181,22 @@ fn sweep(tx: &mut Tx<'_>, nid: NodeId, event: u64, at: &At, now: Timestamp) -> R
         tx.forget_node(nid)?;
         return Ok(Swept::default());
     };
-    match tx.read().node_named(&node.service, &node.name)?.is_some_and(|now| now.id == nid) {
-        true => purge(tx, &node, at, now),
-        false => remove(tx, &node, at, now),
+    match (tx.read().node_named(&node.service, &node.name)?.is_some_and(|now| now.id == nid), at) {
+        (true, At::Items(place)) => purge(tx, &node, *place, now),
+        // Not while its sweep goes on: a name that is given anew is another node's.
+        (true, At::Rows(_)) => Ok(Swept::default()),
+        (false, At::Items(place)) => {
+            let swept = remove_items(tx, &node, *place, u64::MAX, now)?;
+            Ok(Swept { next: Some(swept.next.unwrap_or(At::Rows(Vec::new()))), ..swept })
+        }
+        (false, At::Rows(_)) => remove_rows(tx, &node, rows),
     }
 }
 
 /// Of a node that goes on: what was purged, and what is over the edge of a smaller `max_items`.
-fn purge(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept, KvError> {
+fn purge(tx: &mut Tx<'_>, node: &Node, place: u64, now: Timestamp) -> Result<Swept, KvError> {
     let mut state = tx.read().node_state(node.id)?;
-    let swept = remove_items(tx, node, at, state.floor, now)?;
+    let swept = remove_items(tx, node, place, state.floor, now)?;
     if swept.next.is_some() {
         return Ok(swept);
     }
@@ -175,26 +205,20 @@ fn purge(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept,
         // Who has seen the feed with what went is to get it anew.
         state.changed = now;
         tx.put_node_state(node.id, &state)?;
-        return Ok(Swept { rows: swept.rows + trimmed, next: Some(at.clone()) });
+        return Ok(Swept { rows: swept.rows + trimmed, next: Some(At::Items(place)) });
     }
     tx.unmark_for_sweep(node.id)?;
     Ok(swept)
 }
 
-/// Of a node that was deleted: everything.
-fn remove(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept, KvError> {
-    if at.key.is_empty() {
-        let swept = remove_items(tx, node, at, u64::MAX, now)?;
-        if swept.rows > 0 {
-            let next = swept.next.or_else(|| Some(At { place: u64::MAX, key: Vec::new() }));
-            return Ok(Swept { rows: swept.rows, next });
+/// Of a node that was deleted: what is left beside its items, and in the end the node.
+fn remove_rows(tx: &mut Tx<'_>, node: &Node, rows: &[Vec<u8>]) -> Result<Swept, KvError> {
+    for key in rows {
+        if let Some(value) = tx.read().get(key)? {
+            tx.sweep_row(node.id, key, &value)?;
         }
     }
-    let rows = tx.read().rows_of_node(node.id, &at.key, PIECE)?;
-    for (key, value) in &rows {
-        tx.sweep_row(node.id, key, value)?;
-    }
-    let next = rows.last().filter(|_| rows.len() == PIECE).map(|(key, _)| At { place: u64::MAX, key: key.clone() });
+    let next = rows.last().filter(|_| rows.len() == PIECE).map(|key| At::Rows(key.clone()));
     if next.is_none() {
         tx.forget_node(node.id)?;
     }
@@ -202,15 +226,15 @@ fn remove(tx: &mut Tx<'_>, node: &Node, at: &At, now: Timestamp) -> Result<Swept
 }
 
 /// Removes a piece of the items up to place `to`, and what is said about them.
-fn remove_items(tx: &mut Tx<'_>, node: &Node, at: &At, to: u64, now: Timestamp) -> Result<Swept, KvError> {
+fn remove_items(tx: &mut Tx<'_>, node: &Node, behind: u64, to: u64, now: Timestamp) -> Result<Swept, KvError> {
     // What stands in a later place was published anew, and stays.
-    let mut items = tx.read().items(node.id, at.place.saturating_add(1), to.saturating_add(1), PIECE, false)?;
+    let mut items = tx.read().items(node.id, behind.saturating_add(1), to.saturating_add(1), PIECE, false)?;
     items.retain(|item| item.place <= to);
     for item in &items {
         tx.delete_item(node.id, item)?;
         tx.release_payload(item.version, item.event)?;
         node::remove_comments(tx, node, &item.id, now)?;
     }
-    let next = items.last().filter(|_| items.len() == PIECE).map(|item| At { place: item.place, key: Vec::new() });
+    let next = items.last().filter(|_| items.len() == PIECE).map(|item| At::Items(item.place));
     Ok(Swept { rows: items.len(), next })
 }
