@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use fjall::compaction::Leveled;
 use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
@@ -17,6 +18,9 @@ use super::kv::{Kv, KvError, Read, Result, Row, Write, check_batch, io_error};
 const CACHE_BYTES: u64 = 16 << 20;
 /// Rows collected in memory before they become a table. Up to four such may wait for the disk.
 const MEMTABLE_BYTES: u64 = 8 << 20;
+/// The size of a table. The first level has four times as much, and is written anew whenever four memtables have become
+/// tables: with fjall's own 64 MiB that took so long that who wrote much had to wait for it.
+const TABLE_BYTES: u64 = 16 << 20;
 /// Threads that write tables and merge them. Its first one merges nothing and passes such work on, again and again while no
 /// other is free: with two of them it would spin for as long as the other merges.
 const WORKERS: usize = 3;
@@ -39,6 +43,7 @@ impl FjallKv {
         let options = || {
             KeyspaceCreateOptions::default()
                 .max_memtable_size(MEMTABLE_BYTES)
+                .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
                 .index_block_partitioning_policy(PartitioningPolicy::all(true))
                 .filter_block_partitioning_policy(PartitioningPolicy::all(true))
         };
