@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::slots::Class;
-use crate::base::clock::Timestamp;
+use crate::base::clock::{Moment, Timestamp};
 use crate::domain::delivery::Destination;
 use crate::network::{Network, Task};
 use crate::store::tables::if_readable;
@@ -55,7 +55,7 @@ pub(super) struct Lane {
     pub network: Arc<dyn Network>,
     pub class: Class,
     /// The class of its place, and since when its network is at work there.
-    pub place: Option<(Class, Timestamp)>,
+    pub place: Option<(Class, Moment)>,
     pub host: Option<String>,
     /// Grows with each fresh start after a failure: what is said of an earlier one ends tasks, but fails nothing.
     pub generation: u64,

@@ -308,7 +308,8 @@ impl Worker {
             self.memory -= bytes;
         }
         if let Some((class, since)) = lane.place.take() {
-            self.slots.give_back(class, lane.host.as_deref(), destination, now.since(since), now);
+            let kept = self.parts.clock.moment().since(since);
+            self.slots.give_back(class, lane.host.as_deref(), destination, kept, now);
         }
         self.call(destination);
     }
@@ -459,7 +460,8 @@ impl Worker {
             self.later.insert((lane.not_before, destination));
             return;
         }
-        lane.place = self.slots.take(lane.class, lane.host.as_deref(), &destination, now).map(|class| (class, now));
+        let place = self.slots.take(lane.class, lane.host.as_deref(), &destination, now);
+        lane.place = place.map(|class| (class, self.parts.clock.moment()));
         if lane.place.is_none() {
             lane.queued = true;
             return;
@@ -497,7 +499,7 @@ impl Worker {
         lane.bytes -= bytes;
         lane.work = Work::Hands(bytes);
         // What we read for it is not its own slowness.
-        lane.place = lane.place.map(|(class, _)| (class, now));
+        lane.place = lane.place.map(|(class, _)| (class, self.parts.clock.moment()));
         let (tasks, old): (Vec<Task>, Vec<Task>) =
             batch.into_iter().partition(|task| now.since(task.at) <= destination.max_age());
         let generation = lane.generation;
