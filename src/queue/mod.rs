@@ -10,8 +10,6 @@ mod slots;
 mod sweep;
 mod worker;
 
-pub use self::slots::AT_CALLBACKS;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,6 +22,8 @@ use crate::base::shutdown::{Phase, Shutdown};
 use crate::domain::delivery::Destination;
 use crate::network::Network;
 use crate::store::Store;
+
+pub use slots::AT_CALLBACKS;
 
 /// The networks that deliveries go out by, in the order in which they are asked to plan.
 pub type Networks = Arc<[Arc<dyn Network>]>;

@@ -105,7 +105,7 @@ struct Relay {
     first: Option<Timestamp>,
     /// New Events are seen, and told from memory, while it goes on; there is one at a time, so plans keep their order.
     planning: Option<Planning>,
-    /// Of planning an Event, and those of them that were the disk's.
+    /// Failures to plan an Event: by itself, and by the disk.
     failures: HashMap<u64, (u32, u32)>,
     /// That something cannot be planned.
     unplanned: Complaint,

@@ -183,7 +183,7 @@ fn sweep(
     };
     match (tx.read().node_named(&node.service, &node.name)?.is_some_and(|now| now.id == nid), at) {
         (true, At::Items(place)) => purge(tx, &node, *place, now),
-        // Not while its sweep goes on: a name that is given anew is another node's.
+        // A deleted node does not come back; its name may be another node's by now.
         (true, At::Rows(_)) => Ok(Swept::default()),
         (false, At::Items(place)) => {
             let swept = remove_items(tx, &node, *place, u64::MAX, now)?;

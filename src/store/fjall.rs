@@ -18,8 +18,8 @@ use super::kv::{Kv, KvError, Read, Result, Row, Write, check_batch, io_error};
 const CACHE_BYTES: u64 = 16 << 20;
 /// Rows collected in memory before they become a table. Up to four such may wait for the disk.
 const MEMTABLE_BYTES: u64 = 8 << 20;
-/// The size of a table. The first level has four times as much, and is written anew whenever four memtables have become
-/// tables: with fjall's own 64 MiB that took so long that who wrote much had to wait for it.
+/// The size of a table; the first level has four times as much. With fjall's own 64 MiB the store of a million items took
+/// 552 MiB instead of 305.
 const TABLE_BYTES: u64 = 16 << 20;
 /// Threads that write tables and merge them. Its first one merges nothing and passes such work on, again and again while no
 /// other is free: with two of them it would spin for as long as the other merges.
