@@ -34,7 +34,7 @@ use crash::people;
 use crash::server::Server;
 use faults::callbacks::{Manner, Sites, Told};
 use faults::cast::{self, FEEDS, SHORT_LEASE};
-use faults::machine::{FakeClock, SmallDisk, launch_with_short_files};
+use faults::machine::{FakeClock, NOTICED, SmallDisk, launch_with_short_files};
 use faults::power;
 use faults::real;
 use faults::repeats::Ages;
@@ -334,6 +334,8 @@ impl Stage {
         // The clock is ahead of all it ever said: no retry lies in the future.
         if let Some(clock) = &mut self.clock {
             clock.jump_ahead(1);
+            // Or a lease that is given below would be over as it is given.
+            tokio::time::sleep(NOTICED).await;
         }
         let begun = Instant::now();
         let mut found = self.judge().await;
@@ -378,8 +380,7 @@ impl Stage {
             sums.bad.push("lost: callbacks were pushed nothing within their lease".to_owned());
         }
         clock.jump(2 * SHORT_LEASE as i64);
-        // Its file is read once a second.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(NOTICED).await;
         self.sites.lapse();
     }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::support::largest_file;
 use crate::support::rookery::Rookery;
@@ -62,6 +63,9 @@ pub fn launch_with_short_files(rookery: &mut Rookery, bytes: u64, clock: Option<
     rookery.launch_by(&words);
 }
 
+/// When everybody goes by a clock that jumped: its file is read again when two more seconds have begun, not one.
+pub const NOTICED: Duration = Duration::from_millis(2_100);
+
 /// A wall clock that the test moves. The monotonic clock goes on as it is.
 pub struct FakeClock {
     file: PathBuf,
@@ -101,7 +105,7 @@ impl FakeClock {
         ]
     }
 
-    /// So many seconds onward or back, noticed within a second.
+    /// So many seconds onward or back, noticed within [`NOTICED`].
     pub fn jump(&mut self, seconds: i64) {
         self.offset = (self.offset + seconds).clamp(-MOST, MOST);
         self.furthest = self.furthest.max(self.offset);
