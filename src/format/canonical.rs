@@ -111,13 +111,13 @@ impl Canonical {
     /// Namespace (empty if none) and local name of the element.
     pub fn name(&self) -> (String, String) {
         match Cursor::new(&self.0).next() {
-            Some(Token::Open(open)) => (open.ns.to_string(), open.local().to_owned()),
+            Some(Token::Open(open)) => (open.ns.as_str().to_owned(), open.local().to_owned()),
             _ => Default::default(),
         }
     }
 
     pub fn is(&self, ns: &str, local: &str) -> bool {
-        matches!(Cursor::new(&self.0).next(), Some(Token::Open(open)) if open.is(ns, local))
+        matches!(Cursor::new(&self.0).next(), Some(Token::Open(open)) if open.local() == local && open.ns.as_str() == ns)
     }
 
     /// All text inside the first direct child of this name; markup inside it is passed over. `None` if there is no such child.
@@ -126,7 +126,7 @@ impl Canonical {
         cursor.next()?;
         loop {
             match cursor.next()? {
-                Token::Open(open) if open.is(ns, local) => return Some(cursor.text()),
+                Token::Open(open) if open.local() == local && open.ns.as_str() == ns => return Some(cursor.text()),
                 Token::Open(_) => cursor.skip(),
                 Token::Text(_) => {}
                 Token::Close => return None,
@@ -145,7 +145,7 @@ impl Canonical {
         let mut cursor = Cursor::new(&self.0);
         cursor.next();
         let scope = cursor.scope();
-        let scope: Vec<(&str, &str)> = scope.iter().map(|(p, u)| (p.as_str(), u.as_str())).collect();
+        let scope: Vec<(&str, &str)> = scope.iter().map(|(p, u)| (*p, u.as_str())).collect();
         while found.len() < most {
             match cursor.next() {
                 Some(Token::Open(open)) => {
@@ -353,7 +353,7 @@ impl<'a> Maker<'a, '_> {
     /// Writes the declaration of `prefix` into the open tag unless the same one is in force.
     fn declare(&mut self, prefix: &'a str) -> Result<(), CanonicalError> {
         let wanted = resolve(&self.declared, prefix)?;
-        let held = self.rendered.iter().rev().find(|(p, _)| *p == prefix).map_or("", |(_, uri)| uri);
+        let held = bound(&self.rendered, prefix).map_or("", |uri| uri);
         if prefix == "xml" || wanted == held {
             return Ok(());
         }
@@ -413,6 +413,13 @@ impl<'a> Maker<'a, '_> {
     }
 }
 
+/// What a prefix is bound to, innermost last.
+pub(super) fn bound<'b, T>(bindings: &'b [(&str, T)], prefix: &str) -> Option<&'b T> {
+    // Most have no prefix; to compare nothing with nothing costs a call.
+    let is_it = |bound: &str| bound.len() == prefix.len() && (prefix.is_empty() || bound == prefix);
+    bindings.iter().rev().find(|(bound, _)| is_it(bound)).map(|(_, to)| to)
+}
+
 /// The namespace a prefix stands for.
 fn resolve<'b, 'a>(declared: &'b [(&'a str, Cow<'a, str>)], prefix: &str) -> Result<&'b Cow<'a, str>, CanonicalError> {
     const NOTHING: &Cow<'static, str> = &Cow::Borrowed("");
@@ -420,9 +427,9 @@ fn resolve<'b, 'a>(declared: &'b [(&'a str, Cow<'a, str>)], prefix: &str) -> Res
     if prefix == "xml" {
         return Ok(XML);
     }
-    match declared.iter().rev().find(|(p, _)| *p == prefix) {
+    match bound(declared, prefix) {
         // A binding of a prefix to nothing comes only from a caller's scope, and binds nothing.
-        Some((_, uri)) if prefix.is_empty() || !uri.is_empty() => Ok(uri),
+        Some(uri) if prefix.is_empty() || !uri.is_empty() => Ok(uri),
         None if prefix.is_empty() => Ok(NOTHING),
         _ => Err(CanonicalError::Prefix(prefix.to_owned())),
     }
@@ -726,6 +733,37 @@ mod tests {
         }
     }
 
+    /// The same by our own walk.
+    fn walked(text: &str) -> Vec<String> {
+        let mut cursor = Cursor::new(text);
+        let mut seen: Vec<String> = Vec::new();
+        let mut pending = String::new();
+        while let Some(token) = cursor.next() {
+            if let Token::Text(piece) = &token {
+                pending.push_str(piece);
+                continue;
+            }
+            if !pending.is_empty() {
+                seen.push(format!("text {}", std::mem::take(&mut pending)));
+            }
+            let Token::Open(open) = token else {
+                seen.push("close".into());
+                continue;
+            };
+            seen.push(format!("open {:?} {}", open.ns.as_str(), open.local()));
+            let names = open.raw_attrs().map(|(name, _)| name).filter(|n| *n != "xmlns" && !n.starts_with("xmlns:"));
+            let attributes = names.map(|name| match name.split_once(':') {
+                None => format!("{:?} {name} {}", "", open.attr(name).unwrap()),
+                Some((prefix, local)) => {
+                    let ns = cursor.resolve(prefix);
+                    format!("{:?} {local} {}", ns.as_str(), cursor.attr_in(&open, ns.clone(), local).unwrap())
+                }
+            });
+            seen.push(attributes.collect::<Vec<_>>().join("|"));
+        }
+        seen
+    }
+
     fn namespace(resolved: ResolveResult<'_>) -> String {
         match resolved {
             ResolveResult::Bound(uri) => {
@@ -744,6 +782,7 @@ mod tests {
             if let Ok(once) = make(&raw) {
                 prop_assert_eq!(make(&once), Ok(once.clone()));
                 prop_assert_eq!(meaning(&once), meaning(&raw));
+                prop_assert_eq!(walked(&once), meaning(&raw));
                 // Cut out of its parent, with the parent's bindings: the same as out of the parent's canonical form.
                 let cut = Canonical::new(inner.as_bytes(), &[("p", "urn:p"), ("q", "urn:q")], &Limits::ENTRY).unwrap();
                 let child = Canonical::stored(once).children(|_, _| true, 1).remove(0);

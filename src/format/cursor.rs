@@ -1,20 +1,27 @@
 //! Walking through canonical XML without a tree: opened, text, closed. Only [`Canonical`](super::canonical::Canonical) text goes in,
-//! so what is not well-formed cannot come; if it did, the walk just ends.
+//! or what our own writers wrote, so what is not well-formed cannot come; if it did, the walk just ends.
+//!
+//! Our own, since every post is walked through four times before it is stored, and a reader of any XML finds out anew
+//! what is known here: one way to quote, no comments, no instructions, no CDATA, all names and references good.
 
 use std::borrow::Cow;
 
-use quick_xml::XmlVersion;
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::{PrefixDeclaration, ResolveResult};
-use quick_xml::reader::NsReader;
+use memchr::{memchr, memchr2};
 
+use super::canonical::bound;
 use super::{ns, xml};
 
 pub(crate) struct Cursor<'a> {
     text: &'a str,
-    reader: NsReader<&'a [u8]>,
+    /// The bytes from here on were not read yet.
+    at: usize,
     /// Where the last token began, in bytes.
     began: usize,
+    /// Bindings in force, innermost last, and how many there were outside each element that is open.
+    bindings: Vec<(&'a str, Ns<'a>)>,
+    frames: Vec<usize>,
+    /// The last tag was an empty element's: its end comes next.
+    empty: bool,
 }
 
 pub(crate) enum Token<'a> {
@@ -25,82 +32,138 @@ pub(crate) enum Token<'a> {
 }
 
 pub(crate) struct Open<'a> {
-    pub(crate) ns: Ns,
-    tag: BytesStart<'a>,
+    pub(crate) ns: Ns<'a>,
+    name: &'a str,
+    /// What stands in the tag behind the name.
+    attributes: &'a str,
     began: usize,
 }
 
-/// A namespace: the ones we know are not copied.
+/// A namespace. Those we know are told from others once, where they are declared, and compared without looking at letters.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Ns {
-    Known(&'static str),
-    Other(String),
+pub(crate) enum Ns<'a> {
+    None,
+    Atom,
+    Xhtml,
+    Activity,
+    Thread,
+    Poco,
+    Ostatus,
+    Media,
+    Geoloc,
+    Georss,
+    Xrd,
+    Xsi,
+    Dc,
+    Xml,
+    Other(Cow<'a, str>),
 }
 
-const KNOWN: [&str; 11] = [
-    ns::ATOM,
-    ns::XHTML,
-    ns::ACTIVITY,
-    ns::THREAD,
-    ns::POCO,
-    ns::OSTATUS,
-    ns::MEDIA,
-    ns::GEOLOC,
-    ns::GEORSS,
-    ns::XRD,
-    ns::DC,
-];
-
-impl Ns {
-    fn new(resolved: ResolveResult<'_>) -> Self {
-        match resolved {
-            ResolveResult::Bound(found) => match KNOWN.iter().find(|known| **known == found.into_inner()) {
-                Some(known) => Ns::Known(known),
-                None => Ns::Other(unescape(found.into_inner())),
-            },
-            _ => Ns::Known(""),
+impl<'a> Ns<'a> {
+    fn new(written: &'a str) -> Self {
+        match written {
+            "" => Ns::None,
+            ns::ATOM => Ns::Atom,
+            ns::XHTML => Ns::Xhtml,
+            ns::ACTIVITY => Ns::Activity,
+            ns::THREAD => Ns::Thread,
+            ns::POCO => Ns::Poco,
+            ns::OSTATUS => Ns::Ostatus,
+            ns::MEDIA => Ns::Media,
+            ns::GEOLOC => Ns::Geoloc,
+            ns::GEORSS => Ns::Georss,
+            ns::XRD => Ns::Xrd,
+            ns::XSI => Ns::Xsi,
+            ns::DC => Ns::Dc,
+            ns::XML => Ns::Xml,
+            other => Ns::Other(value(other)),
         }
     }
 
     pub(crate) fn as_str(&self) -> &str {
         match self {
-            Ns::Known(known) => known,
+            Ns::None => "",
+            Ns::Atom => ns::ATOM,
+            Ns::Xhtml => ns::XHTML,
+            Ns::Activity => ns::ACTIVITY,
+            Ns::Thread => ns::THREAD,
+            Ns::Poco => ns::POCO,
+            Ns::Ostatus => ns::OSTATUS,
+            Ns::Media => ns::MEDIA,
+            Ns::Geoloc => ns::GEOLOC,
+            Ns::Georss => ns::GEORSS,
+            Ns::Xrd => ns::XRD,
+            Ns::Xsi => ns::XSI,
+            Ns::Dc => ns::DC,
+            Ns::Xml => ns::XML,
             Ns::Other(other) => other,
         }
     }
 }
 
-impl std::fmt::Display for Ns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl<'a> Cursor<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        let mut reader = NsReader::from_str(text);
-        reader.config_mut().expand_empty_elements = true;
-        Cursor { text, reader, began: 0 }
+        Cursor { text, at: 0, began: 0, bindings: Vec::new(), frames: Vec::new(), empty: false }
     }
 
     /// The next token; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Token<'a>> {
-        loop {
-            self.began = self.position();
-            let (resolved, event) = self.reader.read_resolved_event().ok()?;
-            return Some(match event {
-                Event::Start(tag) => Token::Open(Open { ns: Ns::new(resolved), tag, began: self.began }),
-                Event::End(_) => Token::Close,
-                Event::Text(text) => Token::Text(text.into_inner()),
-                Event::GeneralRef(name) => Token::Text(Cow::Owned(xml::reference(&name)?.to_string())),
-                Event::Eof => return None,
-                _ => continue,
-            });
+        self.began = self.at;
+        if std::mem::take(&mut self.empty) {
+            return self.close();
+        }
+        let rest = self.text.get(self.at..)?;
+        match rest.as_bytes() {
+            [] => None,
+            [b'<', b'/', ..] => {
+                self.at += memchr(b'>', rest.as_bytes())? + 1;
+                self.close()
+            }
+            [b'<', ..] => self.open(rest),
+            [b'&', ..] => {
+                let name = rest.get(1..memchr(b';', rest.as_bytes())?)?;
+                self.at += name.len() + 2;
+                Some(Token::Text(Cow::Owned(xml::reference(name)?.to_string())))
+            }
+            bytes => {
+                let text = rest.get(..memchr2(b'<', b'&', bytes).unwrap_or(bytes.len()))?;
+                self.at += text.len();
+                Some(Token::Text(Cow::Borrowed(text)))
+            }
         }
     }
 
-    fn position(&self) -> usize {
-        usize::try_from(self.reader.buffer_position()).unwrap_or(usize::MAX)
+    fn open(&mut self, rest: &'a str) -> Option<Token<'a>> {
+        let name = rest.get(1..1 + rest.bytes().skip(1).position(|b| matches!(b, b' ' | b'>' | b'/'))?)?;
+        self.frames.push(self.bindings.len());
+        let behind = rest.get(1 + name.len()..)?;
+        let mut attributes = Attributes { rest: behind };
+        // A `>` may stand in a value: the tag ends where no attribute follows.
+        for (name, value) in &mut attributes {
+            let prefix = if name == "xmlns" { Some("") } else { name.strip_prefix("xmlns:") };
+            self.bindings.extend(prefix.map(|prefix| (prefix, Ns::new(value))));
+        }
+        let end = attributes.rest;
+        let attributes = behind.get(..behind.len() - end.len())?;
+        self.empty = end.starts_with("/>");
+        if name.starts_with(['!', '?']) || !(self.empty || end.starts_with('>')) {
+            return None;
+        }
+        self.at += rest.len() - end.len() + if self.empty { 2 } else { 1 };
+        let prefix = name.split_once(':').map_or("", |(prefix, _)| prefix);
+        Some(Token::Open(Open { ns: self.resolve(prefix), name, attributes, began: self.began }))
+    }
+
+    fn close(&mut self) -> Option<Token<'a>> {
+        self.bindings.truncate(self.frames.pop()?);
+        Some(Token::Close)
+    }
+
+    /// What a prefix means here.
+    pub(crate) fn resolve(&self, prefix: &str) -> Ns<'a> {
+        let bound = bound(&self.bindings, prefix);
+        // Namespaces in XML 1.0 §3: `xml` is bound without being declared.
+        bound.map_or(if prefix == "xml" { Ns::Xml } else { Ns::None }, Ns::clone)
     }
 
     /// After [`Token::Open`]: passes over the element, its end included.
@@ -152,79 +215,121 @@ impl<'a> Cursor<'a> {
 
     /// The bytes from `open` up to here.
     pub(crate) fn since(&self, open: &Open<'a>) -> &'a str {
-        self.text.get(open.began..self.position()).unwrap_or_default()
+        self.text.get(open.began..self.at).unwrap_or_default()
     }
 
     /// The namespace bindings in force, outermost first.
-    pub(crate) fn scope(&self) -> Vec<(String, String)> {
-        let mut scope: Vec<(String, String)> = Vec::new();
-        for (prefix, uri) in self.reader.resolver().bindings() {
-            let prefix = match prefix {
-                PrefixDeclaration::Default => "",
-                PrefixDeclaration::Named("xml" | "xmlns") => continue,
-                PrefixDeclaration::Named(name) => name,
-            };
-            scope.push((prefix.to_owned(), unescape(uri.into_inner())));
-        }
-        scope
+    pub(crate) fn scope(&self) -> Vec<(&'a str, String)> {
+        self.bindings.iter().map(|(prefix, ns)| (*prefix, ns.as_str().to_owned())).collect()
     }
 
     /// The attribute of this namespace on the element just opened.
-    pub(crate) fn attr_in(&self, open: &Open<'a>, ns: &str, local: &str) -> Option<String> {
-        open.tag.attributes().with_checks(false).flatten().find_map(|attribute| {
-            let (resolved, name) = self.reader.resolver().resolve_attribute(attribute.key);
-            let found = name.into_inner() == local
-                && matches!(resolved, ResolveResult::Bound(bound) if bound.into_inner() == ns);
-            found.then(|| value(&attribute)).flatten()
+    pub(crate) fn attr_in(&self, open: &Open<'a>, ns: Ns<'_>, local: &str) -> Option<String> {
+        open.raw_attrs().find_map(|(name, raw)| {
+            let (prefix, found) = name.split_once(':')?;
+            (found == local && self.resolve(prefix) == ns).then(|| value(raw).into_owned())
         })
     }
 }
 
-impl Open<'_> {
-    pub(crate) fn local(&self) -> &str {
-        let name = self.tag.name().into_inner();
-        name.rsplit_once(':').map_or(name, |(_, local)| local)
+impl<'a> Open<'a> {
+    pub(crate) fn local(&self) -> &'a str {
+        self.name.split_once(':').map_or(self.name, |(_, local)| local)
     }
 
-    pub(crate) fn is(&self, ns: &str, local: &str) -> bool {
-        self.ns.as_str() == ns && self.local() == local
+    pub(crate) fn is(&self, ns: Ns<'_>, local: &str) -> bool {
+        self.ns == ns && self.local() == local
     }
 
     /// The attribute without a prefix, its value as text.
     pub(crate) fn attr(&self, name: &str) -> Option<String> {
-        self.tag.attributes().with_checks(false).flatten().find(|a| a.key.into_inner() == name).and_then(|a| value(&a))
+        self.raw_attrs().find(|(found, _)| *found == name).map(|(_, raw)| value(raw).into_owned())
     }
 
     /// All attributes without a prefix, and `xml:lang` as `lang`.
-    pub(crate) fn attrs(&self) -> impl Iterator<Item = (&str, String)> {
-        let mut attributes = self.tag.attributes();
-        attributes.with_checks(false);
-        attributes.flatten().filter_map(|attribute| {
-            let name = match attribute.key.into_inner() {
+    pub(crate) fn attrs(&self) -> impl Iterator<Item = (&'a str, String)> {
+        self.raw_attrs().filter_map(|(name, raw)| {
+            let name = match name {
                 "xml:lang" => "lang",
                 name if name == "xmlns" || name.contains(':') => return None,
                 name => name,
             };
-            Some((name, value(&attribute)?))
+            Some((name, value(raw).into_owned()))
         })
     }
 
     /// Name, prefix included, and value as they stand in the canonical text: escaped, to be copied between double quotes.
-    pub(crate) fn raw_attrs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut attributes = self.tag.attributes();
-        attributes.with_checks(false);
-        attributes.flatten().filter_map(|attribute| match attribute.value {
-            Cow::Borrowed(value) => Some((attribute.key.into_inner(), value)),
-            Cow::Owned(_) => None,
-        })
+    pub(crate) fn raw_attrs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        Attributes { rest: self.attributes }
     }
 }
 
-/// The resolver of quick-xml keeps namespace names as they were written.
-fn unescape(uri: &str) -> String {
-    quick_xml::escape::unescape(uri).map_or_else(|_| uri.to_owned(), Cow::into_owned)
+/// ` name="value"`, any number of them; what else comes then is left in `rest`.
+struct Attributes<'a> {
+    rest: &'a str,
 }
 
-fn value(attribute: &quick_xml::events::attributes::Attribute<'_>) -> Option<String> {
-    attribute.normalized_value(XmlVersion::Implicit1_0).ok().map(Cow::into_owned)
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let attribute = self.rest.strip_prefix(' ')?;
+        let (name, rest) = attribute.split_at_checked(memchr(b'=', attribute.as_bytes())?)?;
+        let rest = rest.strip_prefix("=\"")?;
+        let value = rest.get(..memchr(b'"', rest.as_bytes())?)?;
+        self.rest = rest.get(value.len() + 1..)?;
+        Some((name, value))
+    }
+}
+
+/// What an escaped value means.
+fn value(raw: &str) -> Cow<'_, str> {
+    quick_xml::escape::unescape(raw).unwrap_or(Cow::Borrowed(raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn walk(text: &str) -> Vec<String> {
+        let mut cursor = Cursor::new(text);
+        let mut seen = Vec::new();
+        while let Some(token) = cursor.next() {
+            seen.push(match token {
+                Token::Open(open) => format!("<{} {}", open.ns.as_str(), open.local()),
+                Token::Text(text) => text.into_owned(),
+                Token::Close => ">".to_owned(),
+            });
+        }
+        seen
+    }
+
+    #[test]
+    fn an_element_ends_where_its_tag_does_whatever_stands_in_a_value() {
+        let text = "<a xmlns=\"u\" b=\"/>\"><p:c xmlns:p=\"v&amp;w\" k=\"<\" p:k=\"é\"/>t&amp;&#13;</a>";
+        assert_eq!(walk(text), ["<u a", "<v&w c", ">", "t", "&", "\r", ">"]);
+        let mut cursor = Cursor::new(text);
+        cursor.next();
+        let Some(Token::Open(open)) = cursor.next() else { panic!("an element is opened") };
+        assert_eq!(open.attr("k").as_deref(), Some("<"));
+        assert_eq!(cursor.attr_in(&open, Ns::Other("v&w".into()), "k").as_deref(), Some("é"));
+        assert_eq!(cursor.element(&open), "<p:c xmlns:p=\"v&amp;w\" k=\"<\" p:k=\"é\"/>");
+        assert_eq!(cursor.scope(), [("", "u".to_owned())]);
+    }
+
+    #[test]
+    fn at_what_is_not_canonical_the_walk_ends() {
+        for text in ["<a b='c'/>", "<!-- a -->", "<?a?>", "<![CDATA[x]]>", "<a b=\"c\"é>", "<a", "<", "&nbsp;", "&"] {
+            assert_eq!(walk(&format!("<r>t{text}</r>"))[..2], ["< r", "t"], "{text}");
+            assert!(!walk(&format!("<r>t{text}x</r>")).contains(&"x".to_owned()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_or_stand_still(text in "([<>/=\"&;:!? éx]|xmlns|=\"|/>|&#1|</){0,40}") {
+            prop_assert!(walk(&text).len() <= 2 * text.len());
+        }
+    }
 }

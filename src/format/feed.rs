@@ -5,7 +5,7 @@
 
 use super::atom::{push_link, push_person};
 use super::canonical::{Canonical, CanonicalError, Limits, splice};
-use super::cursor::{Cursor, Token};
+use super::cursor::{Cursor, Ns, Token};
 use super::{ns, xml};
 use crate::domain::entry::{Feed, Person};
 
@@ -79,11 +79,11 @@ fn for_web(entry: &Canonical, authors: Authors<'_>) -> Result<String, CanonicalE
     let mut text = String::with_capacity(entry.as_str().len() + 512);
     let mut cursor = Cursor::new(entry.as_str());
     let Some(Token::Open(root)) = cursor.next() else { return Err(CanonicalError::NotOneElement) };
-    if !root.is(ns::ATOM, "entry") {
+    if !root.is(Ns::Atom, "entry") {
         return Err(CanonicalError::NotOneElement);
     }
     let scope = cursor.scope();
-    let scope: Vec<(&str, &str)> = scope.iter().map(|(p, u)| (p.as_str(), u.as_str())).collect();
+    let scope: Vec<(&str, &str)> = scope.iter().map(|(p, u)| (*p, u.as_str())).collect();
     let plain = scope.contains(&("", ns::ATOM));
     text.push_str("<entry xmlns=\"http://www.w3.org/2005/Atom\"");
     for (prefix, uri) in scope.iter().filter(|(prefix, _)| !prefix.is_empty()) {
@@ -99,7 +99,7 @@ fn for_web(entry: &Canonical, authors: Authors<'_>) -> Result<String, CanonicalE
     cursor.children(|cursor, open| {
         nth += 1;
         match content {
-            Chosen::Rich(chosen) if open.is(ns::ATOM, "content") => {
+            Chosen::Rich(chosen) if open.is(Ns::Atom, "content") => {
                 if chosen == nth {
                     push_html(&mut text, cursor);
                 } else {
@@ -107,12 +107,12 @@ fn for_web(entry: &Canonical, authors: Authors<'_>) -> Result<String, CanonicalE
                 }
                 return;
             }
-            Chosen::Plain(chosen) if open.is(ns::ATOM, "content") && chosen != nth => return cursor.skip(),
+            Chosen::Plain(chosen) if open.is(Ns::Atom, "content") && chosen != nth => return cursor.skip(),
             _ => {}
         }
         let raw = cursor.element(open);
         match authors {
-            Authors::Without(own) | Authors::Replaced(own, _) if open.is(ns::ATOM, "author") && names(raw, own) => {
+            Authors::Without(own) | Authors::Replaced(own, _) if open.is(Ns::Atom, "author") && names(raw, own) => {
                 if let Authors::Replaced(_, author) = authors {
                     push_person(&mut text, "author", author);
                 }
@@ -151,7 +151,7 @@ impl Chosen {
         cursor.next();
         cursor.children(|cursor, open| {
             nth += 1;
-            if open.is(ns::ATOM, "content") {
+            if open.is(Ns::Atom, "content") {
                 let rich = open.attr("type").is_some_and(|t| t == "xhtml");
                 chosen = match chosen {
                     Chosen::None | Chosen::Plain(_) if rich => Chosen::Rich(nth),

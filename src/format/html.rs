@@ -11,8 +11,8 @@ use std::sync::LazyLock;
 
 use plain::{Plain, push_linked, tidy};
 
-use super::cursor::{Cursor, Token};
-use super::{ns, xml};
+use super::cursor::{Cursor, Ns, Token};
+use super::xml;
 use crate::domain::entry::Content;
 
 /// Bytes of HTML or text that are read; what is longer is cut at the end of a character. HTML's tokenizer looks for an attribute among
@@ -201,12 +201,12 @@ pub(crate) fn from_xhtml(cursor: &mut Cursor<'_>) -> Content {
         match cursor.next() {
             Some(Token::Open(open)) => {
                 depth += 1;
-                if depth == 1 && !wrapped && open.is(ns::XHTML, "div") {
+                if depth == 1 && !wrapped && open.is(Ns::Xhtml, "div") {
                     wrapped = true;
                     continue;
                 }
                 let local = open.local();
-                if open.ns.as_str() != ns::XHTML && !open.ns.as_str().is_empty() && open.ns.as_str() != ns::ATOM {
+                if !matches!(open.ns, Ns::Xhtml | Ns::None | Ns::Atom) {
                     // Foreign content means nothing without its own language.
                     cursor.skip();
                     depth -= 1;

@@ -1,7 +1,7 @@
 //! XRD 1.0: WebFinger answers of the older kind, and host-meta (RFC 6415 §3).
 
 use super::canonical::{Canonical, Limits};
-use super::cursor::{Cursor, Open, Token};
+use super::cursor::{Cursor, Ns, Open, Token};
 use super::resource::{Link, MAX_BYTES, MAX_EACH, Resource, ResourceError};
 use super::{ns, xml};
 
@@ -43,7 +43,7 @@ pub fn read(bytes: &[u8]) -> Result<Resource, ResourceError> {
     let document = Canonical::new(bytes, &[], &limits).map_err(|e| ResourceError::Xml(e.to_string()))?;
     let mut cursor = Cursor::new(document.as_str());
     match cursor.next() {
-        Some(Token::Open(open)) if open.is(ns::XRD, "XRD") => {}
+        Some(Token::Open(open)) if open.is(Ns::Xrd, "XRD") => {}
         _ => return Err(ResourceError::Xml("another element".to_owned())),
     }
     let mut resource = Resource::default();
@@ -121,14 +121,14 @@ fn link(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<Link> {
 }
 
 fn property(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<(String, Option<String>)> {
-    let nil = cursor.attr_in(open, ns::XSI, "nil").is_some_and(|nil| nil == "true" || nil == "1");
+    let nil = cursor.attr_in(open, Ns::Xsi, "nil").is_some_and(|nil| nil == "true" || nil == "1");
     let value = cursor.text().trim().to_owned();
     Some((open.attr("type")?, (!nil).then_some(value)))
 }
 
 /// The name of an element of XRD; nothing for another namespace's, such as `hm:Host` of early host-meta.
 fn local<'o>(open: &'o Open<'_>) -> &'o str {
-    if open.ns.as_str() == ns::XRD { open.local() } else { "" }
+    if open.ns == Ns::Xrd { open.local() } else { "" }
 }
 
 fn push<T>(list: &mut Vec<T>, value: Option<T>) {

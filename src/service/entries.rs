@@ -181,8 +181,8 @@ impl Inner {
             },
             Draft::Element(_) => return Err(Refusal::InvalidPayload),
         };
-        let CompletedEntry { payload, entry, alias } = completed;
-        let title = entry.title.as_deref().unwrap_or_default().chars().take(80).collect();
+        let CompletedEntry { payload, title, alias } = completed;
+        let title = title.chars().take(80).collect();
         Ok(Prepared { payload: payload.into_string().into(), atom_id: Some(atom_id), alias, title })
     }
 }

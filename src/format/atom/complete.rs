@@ -7,9 +7,10 @@
 use crate::base::clock::Timestamp;
 use crate::domain::entry::{Content, Entry, Link, Person, Verb};
 use crate::format::canonical::{Canonical, CanonicalError, Limits, splice};
-use crate::format::cursor::{Cursor, Open, Token};
+use crate::format::cursor::{Cursor, Ns, Open, Token};
 use crate::format::{html, ns, uri, xml};
 
+use super::reader::TextType;
 use super::{reader, writer};
 
 /// Characters of a title made from a text.
@@ -58,7 +59,8 @@ pub struct Completion<'a> {
 #[derive(Clone, Debug)]
 pub struct CompletedEntry {
     pub payload: Canonical,
-    pub entry: Entry,
+    /// One line, never empty.
+    pub title: String,
     /// The id the client wrote, if it is another one: an alias within its account, nothing more.
     pub alias: Option<String>,
 }
@@ -87,13 +89,14 @@ pub fn complete(payload: &Canonical, ctx: &Completion) -> Result<CompletedEntry,
         return Err(EntryError::Verb(read.verb));
     }
     let alias = read.id.clone().filter(|id| id != ctx.id && id.len() <= MAX_ALIAS);
-    let content = bounded_content(payload, &read);
+    let title = title(&read, ctx);
+    let kept = kept(payload, &read, ctx)?;
     let entry = Entry {
         id: Some(ctx.id.to_owned()),
         published: Some(ctx.published),
         updated: Some(ctx.updated),
-        title: Some(title(&read, ctx)),
-        content,
+        title: Some(title.clone()),
+        content: bounded_content(&read, &kept),
         authors: vec![author(&ctx.author)],
         object_type: Some(read.object_type.clone().unwrap_or_else(|| default_type(&read))),
         links: links(&read, ctx),
@@ -102,10 +105,8 @@ pub fn complete(payload: &Canonical, ctx: &Completion) -> Result<CompletedEntry,
         lang: read.lang.clone(),
         ..Entry::default()
     };
-    let (attributes, children) = kept(payload, &read, ctx)?;
-    let payload = writer::write_with(&entry, &attributes, &children)?;
-    let entry = reader::read_entry(&payload).ok_or(EntryError::NotAnEntry)?;
-    Ok(CompletedEntry { payload, entry, alias })
+    let payload = writer::write_with(&entry, &kept.attributes, &kept.children)?;
+    Ok(CompletedEntry { payload, title, alias })
 }
 
 /// Makes an entry of what was typed into a chat: the first line is the title, addresses become links.
@@ -161,17 +162,16 @@ fn default_type(read: &Entry) -> String {
 }
 
 /// The content in both forms, as far as the form that we make ourselves is short enough.
-fn bounded_content(payload: &Canonical, read: &Entry) -> Option<Content> {
+fn bounded_content(read: &Entry, kept: &Kept) -> Option<Content> {
     let Some(content) = &read.content else {
         let title = read.title.as_ref().filter(|t| t.chars().count() > MAX_TITLE)?;
         return Some(html::from_text(title));
     };
     let mut content = content.clone();
-    let (plain, rich) = forms(payload);
-    if !rich && content.text.len() > MAX_TWIN {
+    if !kept.rich && content.text.len() > MAX_TWIN {
         content.xhtml.clear();
     }
-    if !plain && content.text.len() > MAX_TWIN {
+    if !kept.plain && content.text.len() > MAX_TWIN {
         let mut end = MAX_TWIN;
         while !content.text.is_char_boundary(end) {
             end -= 1;
@@ -180,24 +180,6 @@ fn bounded_content(payload: &Canonical, read: &Entry) -> Option<Content> {
         content.text.push('…');
     }
     Some(content)
-}
-
-/// Whether the payload has plain content, and whether it has rich content.
-fn forms(payload: &Canonical) -> (bool, bool) {
-    let (mut plain, mut rich) = (false, false);
-    let mut cursor = Cursor::new(payload.as_str());
-    cursor.next();
-    cursor.children(|cursor, open| {
-        if open.is(ns::ATOM, "content") {
-            let typed = open.attr("type").unwrap_or_default().to_ascii_lowercase();
-            match typed.as_str() {
-                "" | "text" | "text/plain" => plain = true,
-                _ => rich = true,
-            }
-        }
-        cursor.skip();
-    });
-    (plain, rich)
 }
 
 fn author(author: &Author) -> Person {
@@ -242,11 +224,21 @@ fn is_own(href: &str, ctx: &Completion) -> bool {
     ctx.permalink == Some(href) || own_uri(ctx) == href
 }
 
-/// What stays as the client wrote it: attributes of the root with the bindings they need, and children we do not write ourselves.
-fn kept(payload: &Canonical, read: &Entry, ctx: &Completion) -> Result<(String, String), EntryError> {
-    let mut children = String::new();
+/// What stays as the client wrote it.
+#[derive(Default)]
+struct Kept {
+    /// Of the root, with the bindings they need.
+    attributes: String,
+    /// Those that we do not write ourselves.
+    children: String,
+    /// Whether there is plain content, and whether there is rich content.
+    plain: bool,
+    rich: bool,
+}
+
+fn kept(payload: &Canonical, read: &Entry, ctx: &Completion) -> Result<Kept, EntryError> {
+    let Kept { mut attributes, mut children, mut plain, mut rich } = Kept::default();
     let mut replies: Vec<(bool, String)> = Vec::new();
-    let mut attributes = String::new();
     let mut failed = Ok(());
     let repeat = read.link("via").is_some();
     let walked = each_child(
@@ -260,6 +252,12 @@ fn kept(payload: &Canonical, read: &Entry, ctx: &Completion) -> Result<(String, 
             }
         },
         |cursor, open, scope| {
+            if open.is(Ns::Atom, "content") {
+                match TextType::of(open) {
+                    TextType::Text => plain = true,
+                    _ => rich = true,
+                }
+            }
             let fate = fate(open, repeat, ctx);
             let mut out = String::new();
             match fate {
@@ -296,7 +294,7 @@ fn kept(payload: &Canonical, read: &Entry, ctx: &Completion) -> Result<(String, 
     for (_, reply) in replies {
         children.push_str(&reply);
     }
-    Ok((attributes, children))
+    Ok(Kept { attributes, children, plain, rich })
 }
 
 enum Fate {
@@ -313,12 +311,12 @@ enum Fate {
 }
 
 fn fate(open: &Open<'_>, repeat: bool, ctx: &Completion) -> Fate {
-    match (open.ns.as_str(), open.local()) {
-        (ns::ATOM, "author") if repeat => Fate::Contributor,
-        (ns::ATOM, "id" | "title" | "summary" | "content" | "published" | "updated" | "author") => Fate::Ours,
-        (ns::ACTIVITY, "verb" | "object-type" | "actor" | "subject") | (ns::DC, "creator") => Fate::Ours,
-        (ns::ATOM, "rights") => Fate::PlainText,
-        (ns::ATOM, "link") => {
+    match (&open.ns, open.local()) {
+        (Ns::Atom, "author") if repeat => Fate::Contributor,
+        (Ns::Atom, "id" | "title" | "summary" | "content" | "published" | "updated" | "author") => Fate::Ours,
+        (Ns::Activity, "verb" | "object-type" | "actor" | "subject") | (Ns::Dc, "creator") => Fate::Ours,
+        (Ns::Atom, "rights") => Fate::PlainText,
+        (Ns::Atom, "link") => {
             let href = open.attr("href").map(|h| reader::address(&h)).unwrap_or_default();
             let rel = open.attr("rel").unwrap_or_default();
             let rel = rel.strip_prefix("http://www.iana.org/assignments/relation/").unwrap_or(&rel);
@@ -326,7 +324,7 @@ fn fate(open: &Open<'_>, repeat: bool, ctx: &Completion) -> Fate {
             let kept = html::is_safe_link(&href) && !is_own(&href, ctx) && !is_service_link(rel);
             if kept { Fate::Kept } else { Fate::Ours }
         }
-        (ns::THREAD, "in-reply-to") => match open.attr("href").map(|h| reader::address(&h)) {
+        (Ns::Thread, "in-reply-to") => match open.attr("href").map(|h| reader::address(&h)) {
             Some(href) if !html::is_safe_link(&href) => Fate::Ours,
             href => Fate::Reply { xmpp: href.is_some_and(|h| h.starts_with("xmpp:")) },
         },
@@ -379,7 +377,7 @@ fn each_child<'a>(
     let mut cursor = Cursor::new(payload.as_str());
     let Some(Token::Open(open)) = cursor.next() else { return Err(EntryError::NotAnEntry) };
     let scope = cursor.scope();
-    let scope: Vec<(&str, &str)> = scope.iter().map(|(p, u)| (p.as_str(), u.as_str())).collect();
+    let scope: Vec<(&str, &str)> = scope.iter().map(|(p, u)| (*p, u.as_str())).collect();
     root(&open, &scope);
     cursor.children(|cursor, open| child(cursor, open, &scope));
     Ok(())
@@ -393,6 +391,11 @@ mod tests {
 
     fn done(children: &str) -> CompletedEntry {
         complete(&entry(children), &context()).unwrap()
+    }
+
+    /// What everybody reads in it.
+    fn shown(made: &CompletedEntry) -> Entry {
+        reader::read_entry(&made.payload).unwrap()
     }
 
     #[test]
@@ -419,7 +422,7 @@ mod tests {
              <link rel=\"replies\" title=\"comments\" href=\"xmpp:alice@social.example?;node=urn:xmpp:microblog:0:comments/one\"/></entry>"
         );
         assert_eq!(made.alias.as_deref(), Some("tag:example.org,2026-11-22:posts-1"));
-        assert_eq!(made.entry.permalink(), context().permalink);
+        assert_eq!(shown(&made).permalink(), context().permalink);
     }
 
     #[test]
@@ -440,9 +443,9 @@ mod tests {
         for word in ["Mallory", "bob@", "bank", "Bob", "evil", "1999", "2999"] {
             assert!(!text.contains(word), "{word} in {text}");
         }
-        assert_eq!(made.entry.authors.len(), 1);
-        assert_eq!(made.entry.authors[0].uri.as_deref(), Some("xmpp:alice@social.example"));
-        assert_eq!(made.entry.published, Some(context().published));
+        assert_eq!(shown(&made).authors.len(), 1);
+        assert_eq!(shown(&made).authors[0].uri.as_deref(), Some("xmpp:alice@social.example"));
+        assert_eq!(shown(&made).published, Some(context().published));
     }
 
     #[test]
@@ -455,8 +458,8 @@ mod tests {
         let text = made.payload.as_str();
         let kept = "<contributor><uri>xmpp:romeo@montague.lit</uri><name>Romeo</name></contributor>";
         assert!(text.contains(kept), "{text}");
-        assert_eq!(made.entry.comments().map(|l| l.href.as_str()), Some("xmpp:montague.lit?;node=c"));
-        assert_eq!(made.entry.link("via").and_then(|l| l.reference.as_deref()), Some("tag:montague.lit,2008:1"));
+        assert_eq!(shown(&made).comments().map(|l| l.href.as_str()), Some("xmpp:montague.lit?;node=c"));
+        assert_eq!(shown(&made).link("via").and_then(|l| l.reference.as_deref()), Some("tag:montague.lit,2008:1"));
         assert_eq!(text.matches("rel=\"replies\"").count(), 1);
     }
 
@@ -498,10 +501,11 @@ mod tests {
              <thr:in-reply-to xmlns:thr='http://purl.org/syndication/thread/1.0' ref='tag:a' href='javascript:alert(1)'/>\
              <thr:in-reply-to xmlns:thr='http://purl.org/syndication/thread/1.0' ref='tag:a' href='xmpp:a@b?;node=c;item=d'/>",
         );
-        let hrefs: Vec<_> = made.entry.in_reply_to.iter().filter_map(|r| r.href.as_deref()).collect();
+        let entry = shown(&made);
+        let hrefs: Vec<_> = entry.in_reply_to.iter().filter_map(|r| r.href.as_deref()).collect();
         assert_eq!(hrefs, ["xmpp:a@b?;node=c;item=d", "http://a.example/1"]);
         assert!(!made.payload.as_str().contains("javascript"));
-        assert_eq!(made.entry.object_type.as_deref(), Some("http://activitystrea.ms/schema/1.0/comment"));
+        assert_eq!(shown(&made).object_type.as_deref(), Some("http://activitystrea.ms/schema/1.0/comment"));
     }
 
     #[test]
@@ -510,9 +514,10 @@ mod tests {
             "<title>t</title><link href='https://blog.example/1' title='blog'/><link rel='related' href='javascript:alert(1)'/>\
              <link rel='enclosure' href='data:text/html,x'/><link rel='alternate' href='xmpp:x@y?;node=z'/>",
         );
-        let related = made.entry.link("related").unwrap();
+        let entry = shown(&made);
+        let related = entry.link("related").unwrap();
         assert_eq!((related.href.as_str(), related.title.as_deref()), ("https://blog.example/1", Some("blog")));
-        assert_eq!(made.entry.links.len(), 4, "{:?}", made.payload);
+        assert_eq!(shown(&made).links.len(), 4, "{:?}", made.payload);
     }
 
     #[test]
@@ -532,14 +537,14 @@ mod tests {
             ("<title>\u{2665}</title>", "\u{2665}"),
         ];
         for (children, title) in cases {
-            assert_eq!(done(children).entry.title.as_deref(), Some(*title), "{children}");
+            assert_eq!(shown(&done(children)).title.as_deref(), Some(*title), "{children}");
         }
-        let made = done(&format!("<content>{long}</content>")).entry.title.unwrap();
+        let made = shown(&done(&format!("<content>{long}</content>"))).title.unwrap();
         assert!(made.ends_with("word…") && made.chars().count() <= TITLE, "{made}");
         let words = title_from(&"x".repeat(200));
         assert_eq!(words.chars().count(), TITLE);
         // A whole post in the title: its text is not lost.
-        let made = done(&format!("<title>{}</title>", "word ".repeat(400))).entry;
+        let made = shown(&done(&format!("<title>{}</title>", "word ".repeat(400))));
         assert!(made.title.unwrap().chars().count() <= TITLE);
         assert_eq!(made.content.unwrap().text.split(' ').count(), 400);
     }
@@ -553,7 +558,7 @@ mod tests {
         assert_eq!(complete(&other, &ctx).unwrap_err(), EntryError::NotAnEntry);
         let verb = entry("<title>t</title><verb xmlns='http://activitystrea.ms/spec/1.0/'>delete</verb>");
         assert_eq!(complete(&verb, &ctx).unwrap_err(), EntryError::Verb(Verb::resolve("delete")));
-        let shared = done("<title>t</title><verb xmlns='http://activitystrea.ms/spec/1.0/'>share</verb>").entry;
+        let shared = shown(&done("<title>t</title><verb xmlns='http://activitystrea.ms/spec/1.0/'>share</verb>"));
         assert_eq!(shared.verb, Verb::resolve("share"));
         assert_eq!(shared.object_type.as_deref(), Some("http://activitystrea.ms/schema/1.0/activity"));
     }
@@ -563,7 +568,7 @@ mod tests {
         let long = "long ".repeat(20_000);
         let made = done(&format!("<title>t</title><content>{long}</content>"));
         assert!(made.payload.as_str().len() < long.len() + 4096);
-        assert_eq!(made.entry.content.unwrap().text, long.trim());
+        assert_eq!(shown(&made).content.unwrap().text, long.trim());
         let made = done(&format!(
             "<title>t</title><content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'>{long}</div></content>"
         ));
@@ -573,8 +578,8 @@ mod tests {
     #[test]
     fn a_typed_text_becomes_a_post_with_links() {
         let made = from_text("Look here:\nhttps://x.example/?a&b\n\n<script>", &context()).unwrap();
-        assert_eq!(made.entry.title.as_deref(), Some("Look here:"));
-        let content = made.entry.content.unwrap();
+        assert_eq!(shown(&made).title.as_deref(), Some("Look here:"));
+        let content = shown(&made).content.unwrap();
         assert_eq!(content.text, "Look here:\nhttps://x.example/?a&b\n\n<script>");
         assert_eq!(
             content.xhtml,
@@ -582,7 +587,7 @@ mod tests {
         );
         assert_eq!(made.alias, None);
         assert!(made.payload.as_str().contains("<p>&lt;script&gt;</p>"));
-        assert_eq!(from_text(" \n", &context()).unwrap().entry.title.as_deref(), Some("New note by Alice"));
+        assert_eq!(shown(&from_text(" \n", &context()).unwrap()).title.as_deref(), Some("New note by Alice"));
     }
 
     /// Entries with any of the children clients write, in any order.
@@ -613,12 +618,13 @@ mod tests {
             let once = complete(&payload, &context()).unwrap();
             let twice = complete(&once.payload, &context()).unwrap();
             prop_assert_eq!(twice.payload.as_str(), once.payload.as_str());
-            prop_assert_eq!(&twice.entry, &once.entry);
+            prop_assert_eq!(&twice.title, &once.title);
+            prop_assert_eq!(shown(&once).title, Some(once.title.clone()));
             prop_assert_eq!(twice.alias, None);
             let again = Canonical::new(once.payload.as_bytes(), &[], &Limits::ENTRY);
             prop_assert_eq!(again.as_ref(), Ok(&once.payload));
-            prop_assert_eq!(once.entry.authors.len(), 1);
-            prop_assert!(!once.entry.title.unwrap().is_empty());
+            prop_assert_eq!(shown(&once).authors.len(), 1);
+            prop_assert!(!once.title.is_empty());
             // An edit moves only the date of it.
             let later = Completion { updated: Timestamp::from_secs(1_800_000_000), ..context() };
             let edited = complete(&once.payload, &later).unwrap();

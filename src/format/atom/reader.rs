@@ -8,7 +8,7 @@ use crate::domain::entry::{
     Category, Content, Entry, Feed, Geo, InReplyTo, Link, Object, Person, Source, Verb, resolve,
 };
 use crate::format::canonical::Canonical;
-use crate::format::cursor::{Cursor, Open, Token};
+use crate::format::cursor::{Cursor, Ns, Open, Token};
 use crate::format::{html, ns};
 
 /// Links, categories, authors and replies of one entry that are read; more are passed over.
@@ -28,10 +28,10 @@ pub enum Document {
 pub fn read(payload: &Canonical) -> Option<Document> {
     let mut cursor = Cursor::new(payload.as_str());
     match cursor.next() {
-        Some(Token::Open(open)) if open.is(ns::ATOM, "entry") => {
+        Some(Token::Open(open)) if open.is(Ns::Atom, "entry") => {
             Some(Document::Entry(Box::new(entry(&mut cursor, &open))))
         }
-        Some(Token::Open(open)) if open.is(ns::ATOM, "feed") => Some(Document::Feed(Box::new(feed(&mut cursor)))),
+        Some(Token::Open(open)) if open.is(Ns::Atom, "feed") => Some(Document::Feed(Box::new(feed(&mut cursor)))),
         _ => None,
     }
 }
@@ -61,30 +61,30 @@ fn entry(cursor: &mut Cursor<'_>, root: &Open<'_>) -> Entry {
         if child_lang.is_none() && matches!(open.local(), "title" | "content") {
             child_lang = open.attr("xml:lang");
         }
-        match (open.ns.as_str(), open.local()) {
-            (ns::ATOM, "id") => set(&mut entry.id, text(cursor)),
-            (ns::ATOM, "published") => set(&mut entry.published, date(cursor)),
-            (ns::ATOM, "updated") => set(&mut entry.updated, date(cursor)),
-            (ns::ATOM, "title") => set(&mut entry.title, line(cursor, open)),
-            (ns::ATOM, "summary") => set(&mut entry.summary, construct(cursor, open)),
-            (ns::ATOM, "content") => content.read(cursor, open),
-            (ns::ATOM, "author") => push(&mut entry.authors, Some(person(cursor))),
-            (ns::ACTIVITY, "actor") => set(&mut entry.actor, Some(person(cursor))),
-            (ns::ACTIVITY, "verb") => set(&mut verb, text(cursor).map(|v| Verb::resolve(&v))),
-            (ns::ACTIVITY, "object-type") => set(&mut entry.object_type, text(cursor).map(|t| resolve(&t))),
-            (ns::ACTIVITY, "object") => set(&mut entry.object, Some(Box::new(object(cursor, 1)))),
-            (ns::ACTIVITY, "target") => set(&mut entry.target, Some(Box::new(object(cursor, 1)))),
-            (ns::ATOM, "category") => push(&mut entry.categories, category(cursor, open)),
-            (ns::ATOM, "link") => push(&mut entry.links, link(cursor, open)),
-            (ns::THREAD, "in-reply-to") => push(&mut entry.in_reply_to, in_reply_to(cursor, open)),
-            (ns::OSTATUS, "conversation") => {
+        match (&open.ns, open.local()) {
+            (Ns::Atom, "id") => set(&mut entry.id, text(cursor)),
+            (Ns::Atom, "published") => set(&mut entry.published, date(cursor)),
+            (Ns::Atom, "updated") => set(&mut entry.updated, date(cursor)),
+            (Ns::Atom, "title") => set(&mut entry.title, line(cursor, open)),
+            (Ns::Atom, "summary") => set(&mut entry.summary, construct(cursor, open)),
+            (Ns::Atom, "content") => content.read(cursor, open),
+            (Ns::Atom, "author") => push(&mut entry.authors, Some(person(cursor))),
+            (Ns::Activity, "actor") => set(&mut entry.actor, Some(person(cursor))),
+            (Ns::Activity, "verb") => set(&mut verb, text(cursor).map(|v| Verb::resolve(&v))),
+            (Ns::Activity, "object-type") => set(&mut entry.object_type, text(cursor).map(|t| resolve(&t))),
+            (Ns::Activity, "object") => set(&mut entry.object, Some(Box::new(object(cursor, 1)))),
+            (Ns::Activity, "target") => set(&mut entry.target, Some(Box::new(object(cursor, 1)))),
+            (Ns::Atom, "category") => push(&mut entry.categories, category(cursor, open)),
+            (Ns::Atom, "link") => push(&mut entry.links, link(cursor, open)),
+            (Ns::Thread, "in-reply-to") => push(&mut entry.in_reply_to, in_reply_to(cursor, open)),
+            (Ns::Ostatus, "conversation") => {
                 let named = open.attr("ref").filter(|r| !r.is_empty());
                 let said = text(cursor);
                 set(&mut entry.conversation, named.or(said).or_else(|| open.attr("href")));
             }
-            (ns::GEOLOC, "geoloc") => set(&mut entry.geo, geoloc(cursor)),
-            (ns::GEORSS, "point") => set(&mut entry.geo, text(cursor).and_then(|t| point(&t))),
-            (ns::ATOM, "source") => set(&mut entry.source, Some(source(cursor))),
+            (Ns::Geoloc, "geoloc") => set(&mut entry.geo, geoloc(cursor)),
+            (Ns::Georss, "point") => set(&mut entry.geo, text(cursor).and_then(|t| point(&t))),
+            (Ns::Atom, "source") => set(&mut entry.source, Some(source(cursor))),
             _ => cursor.skip(),
         }
     });
@@ -99,15 +99,15 @@ fn entry(cursor: &mut Cursor<'_>, root: &Open<'_>) -> Entry {
 
 fn feed(cursor: &mut Cursor<'_>) -> Feed {
     let mut feed = Feed::default();
-    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
-        (ns::ATOM, "id") => set(&mut feed.id, text(cursor)),
-        (ns::ATOM, "title") => set(&mut feed.title, line(cursor, open)),
-        (ns::ATOM, "subtitle") => set(&mut feed.subtitle, construct(cursor, open)),
-        (ns::ATOM, "logo") => set(&mut feed.logo, text(cursor).filter(|l| html::is_safe_link(l))),
-        (ns::ATOM, "updated") => set(&mut feed.updated, date(cursor)),
-        (ns::ATOM, "author") => set(&mut feed.author, Some(person(cursor))),
-        (ns::ACTIVITY, "subject") => set(&mut feed.subject, Some(person(cursor))),
-        (ns::ATOM, "link") => push(&mut feed.links, link(cursor, open)),
+    cursor.children(|cursor, open| match (&open.ns, open.local()) {
+        (Ns::Atom, "id") => set(&mut feed.id, text(cursor)),
+        (Ns::Atom, "title") => set(&mut feed.title, line(cursor, open)),
+        (Ns::Atom, "subtitle") => set(&mut feed.subtitle, construct(cursor, open)),
+        (Ns::Atom, "logo") => set(&mut feed.logo, text(cursor).filter(|l| html::is_safe_link(l))),
+        (Ns::Atom, "updated") => set(&mut feed.updated, date(cursor)),
+        (Ns::Atom, "author") => set(&mut feed.author, Some(person(cursor))),
+        (Ns::Activity, "subject") => set(&mut feed.subject, Some(person(cursor))),
+        (Ns::Atom, "link") => push(&mut feed.links, link(cursor, open)),
         _ => cursor.skip(),
     });
     feed
@@ -117,22 +117,22 @@ fn feed(cursor: &mut Cursor<'_>) -> Feed {
 fn person(cursor: &mut Cursor<'_>) -> Person {
     let mut person = Person::default();
     let mut title = None;
-    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
-        (ns::ATOM, "name") => set(&mut person.name, line(cursor, open)),
-        (ns::ATOM, "uri") => set(&mut person.uri, text(cursor)),
-        (ns::ATOM, "email") => set(&mut person.email, text(cursor)),
-        (ns::ATOM, "id") => set(&mut person.id, text(cursor)),
-        (ns::ATOM, "title") => set(&mut title, line(cursor, open)),
-        (ns::ATOM, "link") => push(&mut person.links, link(cursor, open)),
-        (ns::ACTIVITY, "object-type") => set(&mut person.object_type, text(cursor).map(|t| resolve(&t))),
-        (ns::POCO, "preferredUsername") => set(&mut person.username, text(cursor)),
-        (ns::POCO, "displayName") => set(&mut person.display_name, line(cursor, open)),
-        (ns::POCO, "note") => set(&mut person.note, text(cursor)),
-        (ns::POCO, "address") => cursor.children(|cursor, open| match open.is(ns::POCO, "formatted") {
+    cursor.children(|cursor, open| match (&open.ns, open.local()) {
+        (Ns::Atom, "name") => set(&mut person.name, line(cursor, open)),
+        (Ns::Atom, "uri") => set(&mut person.uri, text(cursor)),
+        (Ns::Atom, "email") => set(&mut person.email, text(cursor)),
+        (Ns::Atom, "id") => set(&mut person.id, text(cursor)),
+        (Ns::Atom, "title") => set(&mut title, line(cursor, open)),
+        (Ns::Atom, "link") => push(&mut person.links, link(cursor, open)),
+        (Ns::Activity, "object-type") => set(&mut person.object_type, text(cursor).map(|t| resolve(&t))),
+        (Ns::Poco, "preferredUsername") => set(&mut person.username, text(cursor)),
+        (Ns::Poco, "displayName") => set(&mut person.display_name, line(cursor, open)),
+        (Ns::Poco, "note") => set(&mut person.note, text(cursor)),
+        (Ns::Poco, "address") => cursor.children(|cursor, open| match open.is(Ns::Poco, "formatted") {
             true => set(&mut person.location, text(cursor)),
             false => cursor.skip(),
         }),
-        (ns::POCO, "urls") => cursor.children(|cursor, open| match open.is(ns::POCO, "value") {
+        (Ns::Poco, "urls") => cursor.children(|cursor, open| match open.is(Ns::Poco, "value") {
             true => set(&mut person.homepage, text(cursor).filter(|h| html::is_safe_link(h))),
             false => cursor.skip(),
         }),
@@ -145,18 +145,18 @@ fn person(cursor: &mut Cursor<'_>) -> Person {
 fn object(cursor: &mut Cursor<'_>, level: usize) -> Object {
     let mut object = Object::default();
     let mut content = Contents::default();
-    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
-        (ns::ATOM, "id") => set(&mut object.id, text(cursor)),
-        (ns::ACTIVITY, "object-type") => set(&mut object.object_type, text(cursor).map(|t| resolve(&t))),
-        (ns::ACTIVITY, "verb") => set(&mut object.verb, text(cursor).map(|v| Verb::resolve(&v))),
-        (ns::ATOM, "title") => set(&mut object.title, line(cursor, open)),
-        (ns::ATOM, "summary") => set(&mut object.summary, construct(cursor, open)),
-        (ns::ATOM, "content") => content.read(cursor, open),
-        (ns::ATOM, "published") => set(&mut object.published, date(cursor)),
-        (ns::ATOM, "updated") => set(&mut object.updated, date(cursor)),
-        (ns::ATOM, "author") => set(&mut object.author, Some(person(cursor))),
-        (ns::ATOM, "link") => push(&mut object.links, link(cursor, open)),
-        (ns::ACTIVITY, "object") if level < MAX_OBJECTS => {
+    cursor.children(|cursor, open| match (&open.ns, open.local()) {
+        (Ns::Atom, "id") => set(&mut object.id, text(cursor)),
+        (Ns::Activity, "object-type") => set(&mut object.object_type, text(cursor).map(|t| resolve(&t))),
+        (Ns::Activity, "verb") => set(&mut object.verb, text(cursor).map(|v| Verb::resolve(&v))),
+        (Ns::Atom, "title") => set(&mut object.title, line(cursor, open)),
+        (Ns::Atom, "summary") => set(&mut object.summary, construct(cursor, open)),
+        (Ns::Atom, "content") => content.read(cursor, open),
+        (Ns::Atom, "published") => set(&mut object.published, date(cursor)),
+        (Ns::Atom, "updated") => set(&mut object.updated, date(cursor)),
+        (Ns::Atom, "author") => set(&mut object.author, Some(person(cursor))),
+        (Ns::Atom, "link") => push(&mut object.links, link(cursor, open)),
+        (Ns::Activity, "object") if level < MAX_OBJECTS => {
             set(&mut object.object, Some(Box::new(self::object(cursor, level + 1))));
         }
         _ => cursor.skip(),
@@ -167,13 +167,34 @@ fn object(cursor: &mut Cursor<'_>, level: usize) -> Object {
 
 fn source(cursor: &mut Cursor<'_>) -> Source {
     let mut source = Source::default();
-    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
-        (ns::ATOM, "id") => set(&mut source.id, text(cursor)),
-        (ns::ATOM, "title") => set(&mut source.title, line(cursor, open)),
-        (ns::ATOM, "link") => push(&mut source.links, link(cursor, open)),
+    cursor.children(|cursor, open| match (&open.ns, open.local()) {
+        (Ns::Atom, "id") => set(&mut source.id, text(cursor)),
+        (Ns::Atom, "title") => set(&mut source.title, line(cursor, open)),
+        (Ns::Atom, "link") => push(&mut source.links, link(cursor, open)),
         _ => cursor.skip(),
     });
     source
+}
+
+/// How a text is written (RFC 4287 §3.1.1, §4.1.3.1): text, html, xhtml, or a media type; Converse reads text/html, so it may
+/// write it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextType {
+    Text,
+    Html,
+    Xhtml,
+    Other,
+}
+
+impl TextType {
+    pub(super) fn of(open: &Open<'_>) -> Self {
+        match open.attr("type").unwrap_or_default().to_ascii_lowercase().as_str() {
+            "" | "text" | "text/plain" => TextType::Text,
+            "html" | "text/html" => TextType::Html,
+            "xhtml" | "application/xhtml+xml" => TextType::Xhtml,
+            _ => TextType::Other,
+        }
+    }
 }
 
 /// The content elements of one entry: XEP-0277 has a plain one beside the rich one.
@@ -185,21 +206,20 @@ struct Contents {
 
 impl Contents {
     fn read(&mut self, cursor: &mut Cursor<'_>, open: &Open<'_>) {
-        // RFC 4287 §4.1.3.1: text, html, xhtml, or a media type; Converse reads text/html, so it may write it.
-        match open.attr("type").unwrap_or_default().to_ascii_lowercase().as_str() {
-            "" | "text" | "text/plain" => {
+        match TextType::of(open) {
+            TextType::Text => {
                 let plain = cursor.text();
                 set(&mut self.text, Some(plain.trim().to_owned()).filter(|t| !t.is_empty()));
             }
-            "xhtml" | "application/xhtml+xml" => {
+            TextType::Xhtml => {
                 let rich = html::from_xhtml(cursor);
                 set(&mut self.rich, Some(rich).filter(has_something));
             }
-            "html" | "text/html" => {
+            TextType::Html => {
                 let rich = html::from_html(&cursor.text());
                 set(&mut self.rich, Some(rich).filter(has_something));
             }
-            _ => cursor.skip(),
+            TextType::Other => cursor.skip(),
         }
     }
 
@@ -238,10 +258,10 @@ fn text(cursor: &mut Cursor<'_>) -> Option<String> {
 
 /// A text construct (RFC 4287 §3.1) as plain text.
 fn construct(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<String> {
-    let text = match open.attr("type").unwrap_or_default().to_ascii_lowercase().as_str() {
-        "html" | "text/html" => html::html_to_text(&cursor.text()),
-        "xhtml" | "application/xhtml+xml" => html::from_xhtml(cursor).text,
-        _ => cursor.text().trim().to_owned(),
+    let text = match TextType::of(open) {
+        TextType::Html => html::html_to_text(&cursor.text()),
+        TextType::Xhtml => html::from_xhtml(cursor).text,
+        TextType::Text | TextType::Other => cursor.text().trim().to_owned(),
     };
     (!text.is_empty()).then_some(text)
 }
@@ -265,9 +285,9 @@ fn category(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<Category> {
 }
 
 fn link(cursor: &mut Cursor<'_>, open: &Open<'_>) -> Option<Link> {
-    let width = cursor.attr_in(open, ns::MEDIA, "width");
-    let height = cursor.attr_in(open, ns::MEDIA, "height");
-    let object_type = cursor.attr_in(open, ns::OSTATUS, "object-type");
+    let width = cursor.attr_in(open, Ns::Media, "width");
+    let height = cursor.attr_in(open, Ns::Media, "height");
+    let object_type = cursor.attr_in(open, Ns::Ostatus, "object-type");
     cursor.skip();
     let href = open.attr("href").map(|h| address(&h)).filter(|h| html::is_safe_link(h))?;
     let rel = open.attr("rel").filter(|r| !r.is_empty()).unwrap_or_else(|| "alternate".to_owned());
@@ -302,10 +322,10 @@ pub(super) fn address(href: &str) -> String {
 
 fn geoloc(cursor: &mut Cursor<'_>) -> Option<Geo> {
     let (mut lat, mut lon, mut name) = (None, None, None);
-    cursor.children(|cursor, open| match (open.ns.as_str(), open.local()) {
-        (ns::GEOLOC, "lat") => set(&mut lat, text(cursor).and_then(|t| t.parse().ok())),
-        (ns::GEOLOC, "lon") => set(&mut lon, text(cursor).and_then(|t| t.parse().ok())),
-        (ns::GEOLOC, "text" | "description" | "locality") => set(&mut name, text(cursor)),
+    cursor.children(|cursor, open| match (&open.ns, open.local()) {
+        (Ns::Geoloc, "lat") => set(&mut lat, text(cursor).and_then(|t| t.parse().ok())),
+        (Ns::Geoloc, "lon") => set(&mut lon, text(cursor).and_then(|t| t.parse().ok())),
+        (Ns::Geoloc, "text" | "description" | "locality") => set(&mut name, text(cursor)),
         _ => cursor.skip(),
     });
     place(lat?, lon?, name)
