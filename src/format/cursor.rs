@@ -1,8 +1,8 @@
-//! Walking through canonical XML without a tree: opened, text, closed. Only [`Canonical`](super::canonical::Canonical) text goes in,
-//! or what our own writers wrote, so what is not well-formed cannot come; if it did, the walk just ends.
+//! Walking through canonical XML without a tree: opened, text, closed. Only the text of a [`Canonical`](super::canonical::Canonical)
+//! goes in, or a piece of one, so nothing else can come; if it did, the walk would end there.
 //!
-//! Our own, since every post is walked through four times before it is stored, and a reader of any XML finds out anew
-//! what is known here: one way to quote, no comments, no instructions, no CDATA, all names and references good.
+//! Our own, since every post is walked through before it is stored and whenever it is shown, and a reader of any XML finds
+//! out anew what is known here: one way to quote, no comments, no instructions, no CDATA, all names and references good.
 
 use std::borrow::Cow;
 
@@ -15,13 +15,13 @@ pub(crate) struct Cursor<'a> {
     text: &'a str,
     /// The bytes from here on were not read yet.
     at: usize,
-    /// Where the last token began, in bytes.
-    began: usize,
     /// Bindings in force, innermost last, and how many there were outside each element that is open.
     bindings: Vec<(&'a str, Ns<'a>)>,
     frames: Vec<usize>,
     /// The last tag was an empty element's: its end comes next.
     empty: bool,
+    /// Something came that is not canonical.
+    is_broken: bool,
 }
 
 pub(crate) enum Token<'a> {
@@ -40,7 +40,7 @@ pub(crate) struct Open<'a> {
 }
 
 /// A namespace. Those we know are told from others once, where they are declared, and compared without looking at letters.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ns<'a> {
     None,
     Atom,
@@ -56,12 +56,13 @@ pub(crate) enum Ns<'a> {
     Xsi,
     Dc,
     Xml,
-    Other(Cow<'a, str>),
+    /// As it is written: there is but one way to escape a name.
+    Other(&'a str),
 }
 
 impl<'a> Ns<'a> {
     fn new(written: &'a str) -> Self {
-        match written {
+        match value(written).as_ref() {
             "" => Ns::None,
             ns::ATOM => Ns::Atom,
             ns::XHTML => Ns::Xhtml,
@@ -76,12 +77,12 @@ impl<'a> Ns<'a> {
             ns::XSI => Ns::Xsi,
             ns::DC => Ns::Dc,
             ns::XML => Ns::Xml,
-            other => Ns::Other(value(other)),
+            _ => Ns::Other(written),
         }
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        match self {
+    pub(crate) fn name(self) -> Cow<'a, str> {
+        Cow::Borrowed(match self {
             Ns::None => "",
             Ns::Atom => ns::ATOM,
             Ns::Xhtml => ns::XHTML,
@@ -96,19 +97,34 @@ impl<'a> Ns<'a> {
             Ns::Xsi => ns::XSI,
             Ns::Dc => ns::DC,
             Ns::Xml => ns::XML,
-            Ns::Other(other) => other,
-        }
+            Ns::Other(other) => return value(other),
+        })
     }
 }
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Cursor { text, at: 0, began: 0, bindings: Vec::new(), frames: Vec::new(), empty: false }
+        Cursor { text, at: 0, bindings: Vec::new(), frames: Vec::new(), empty: false, is_broken: false }
     }
 
-    /// The next token; `None` at the end.
+    /// The next token; `None` at the end, and from then on.
     pub(crate) fn next(&mut self) -> Option<Token<'a>> {
-        self.began = self.at;
+        let token = self.token();
+        if token.is_none() && !self.is_at_end() {
+            // Not canonical: what follows is not to be taken for anything.
+            (self.text, self.at, self.empty) = ("", 0, false);
+            self.frames.clear();
+            self.is_broken = true;
+        }
+        token
+    }
+
+    /// Whether all of it was walked through.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at == self.text.len() && self.frames.is_empty() && !self.is_broken
+    }
+
+    fn token(&mut self) -> Option<Token<'a>> {
         if std::mem::take(&mut self.empty) {
             return self.close();
         }
@@ -149,9 +165,10 @@ impl<'a> Cursor<'a> {
         if name.starts_with(['!', '?']) || !(self.empty || end.starts_with('>')) {
             return None;
         }
+        let began = self.at;
         self.at += rest.len() - end.len() + if self.empty { 2 } else { 1 };
         let prefix = name.split_once(':').map_or("", |(prefix, _)| prefix);
-        Some(Token::Open(Open { ns: self.resolve(prefix), name, attributes, began: self.began }))
+        Some(Token::Open(Open { ns: self.resolve(prefix), name, attributes, began }))
     }
 
     fn close(&mut self) -> Option<Token<'a>> {
@@ -163,7 +180,7 @@ impl<'a> Cursor<'a> {
     pub(crate) fn resolve(&self, prefix: &str) -> Ns<'a> {
         let bound = bound(&self.bindings, prefix);
         // Namespaces in XML 1.0 §3: `xml` is bound without being declared.
-        bound.map_or(if prefix == "xml" { Ns::Xml } else { Ns::None }, Ns::clone)
+        bound.map_or(if prefix == "xml" { Ns::Xml } else { Ns::None }, |ns| *ns)
     }
 
     /// After [`Token::Open`]: passes over the element, its end included.
@@ -220,7 +237,7 @@ impl<'a> Cursor<'a> {
 
     /// The namespace bindings in force, outermost first.
     pub(crate) fn scope(&self) -> Vec<(&'a str, String)> {
-        self.bindings.iter().map(|(prefix, ns)| (*prefix, ns.as_str().to_owned())).collect()
+        self.bindings.iter().map(|(prefix, ns)| (*prefix, ns.name().into_owned())).collect()
     }
 
     /// The attribute of this namespace on the element just opened.
@@ -297,7 +314,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Some(token) = cursor.next() {
             seen.push(match token {
-                Token::Open(open) => format!("<{} {}", open.ns.as_str(), open.local()),
+                Token::Open(open) => format!("<{} {}", open.ns.name(), open.local()),
                 Token::Text(text) => text.into_owned(),
                 Token::Close => ">".to_owned(),
             });
@@ -313,16 +330,22 @@ mod tests {
         cursor.next();
         let Some(Token::Open(open)) = cursor.next() else { panic!("an element is opened") };
         assert_eq!(open.attr("k").as_deref(), Some("<"));
-        assert_eq!(cursor.attr_in(&open, Ns::Other("v&w".into()), "k").as_deref(), Some("é"));
+        assert_eq!(cursor.attr_in(&open, Ns::Other("v&amp;w"), "k").as_deref(), Some("é"));
         assert_eq!(cursor.element(&open), "<p:c xmlns:p=\"v&amp;w\" k=\"<\" p:k=\"é\"/>");
         assert_eq!(cursor.scope(), [("", "u".to_owned())]);
     }
 
     #[test]
     fn at_what_is_not_canonical_the_walk_ends() {
-        for text in ["<a b='c'/>", "<!-- a -->", "<?a?>", "<![CDATA[x]]>", "<a b=\"c\"é>", "<a", "<", "&nbsp;", "&"] {
+        for text in
+            ["<a b='c'/>", "<!-- a -->", "<?a?>", "<![CDATA[x]]>", "<a b=\"c\"é>", "<a", "<", "&nbsp;", "&", "<!a/>"]
+        {
             assert_eq!(walk(&format!("<r>t{text}</r>"))[..2], ["< r", "t"], "{text}");
-            assert!(!walk(&format!("<r>t{text}x</r>")).contains(&"x".to_owned()), "{text}");
+            let text = format!("<r>t{text}x</r>");
+            assert!(!walk(&text).contains(&"x".to_owned()), "{text}");
+            let mut cursor = Cursor::new(&text);
+            while cursor.next().is_some() {}
+            assert!((0..9).all(|_| cursor.next().is_none()) && !cursor.is_at_end(), "{text}");
         }
     }
 

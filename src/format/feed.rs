@@ -126,6 +126,10 @@ fn for_web(entry: &Canonical, authors: Authors<'_>) -> Result<String, CanonicalE
         }
     });
     failed?;
+    if !cursor.is_at_end() {
+        // A row that somebody wrote by hand: half of it would take the feed with it.
+        return Err(CanonicalError::NotOneElement);
+    }
     if let Chosen::None = content {
         // Mastodon shows nothing but content; XEP-0277 has posts that are only a title.
         if let Some(title) = entry.text_of(ns::ATOM, "title") {
@@ -220,6 +224,17 @@ mod tests {
     fn read(text: &str) -> (Feed, Vec<Canonical>) {
         let document = Canonical::new(text.as_bytes(), &[], &Limits::DOCUMENT).unwrap();
         atom::read_feed(&document, 100).unwrap()
+    }
+
+    #[test]
+    fn a_row_that_is_not_canonical_does_not_take_the_feed_with_it() {
+        let good =
+            Canonical::new(b"<entry xmlns='http://www.w3.org/2005/Atom'><id>i</id></entry>", &[], &Limits::ENTRY);
+        let bad = "<entry xmlns=\"http://www.w3.org/2005/Atom\"><id>bad</id><x><y a='1'/></x></entry>";
+        let text = write(&feed(), None, &[Canonical::stored(bad.to_owned()), good.unwrap()]);
+        let read = Canonical::new(text.as_bytes(), &[], &Limits::DOCUMENT).unwrap();
+        let (_, entries) = crate::format::atom::read_feed(&read, 9).unwrap();
+        assert_eq!(entries.iter().map(|e| e.text_of(ns::ATOM, "id").unwrap()).collect::<Vec<_>>(), ["i"]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct Completion<'a> {
     pub comments: Option<(&'a str, &'a str)>,
 }
 
-/// A completed entry and what we read in it.
+/// A completed entry, and what of it is kept beside it.
 #[derive(Clone, Debug)]
 pub struct CompletedEntry {
     pub payload: Canonical,
@@ -148,7 +148,7 @@ fn title(read: &Entry, ctx: &Completion) -> String {
         let kind = default_type(read);
         let kind = read.object_type.as_deref().unwrap_or(&kind);
         let word = kind.rsplit('/').next().unwrap_or("note");
-        html::one_line(&format!("New {word} by {}", ctx.author.name))
+        cut(&html::one_line(&format!("New {word} by {}", ctx.author.name)), TITLE)
     })
 }
 
@@ -225,7 +225,6 @@ fn is_own(href: &str, ctx: &Completion) -> bool {
 }
 
 /// What stays as the client wrote it.
-#[derive(Default)]
 struct Kept {
     /// Of the root, with the bindings they need.
     attributes: String,
@@ -237,7 +236,8 @@ struct Kept {
 }
 
 fn kept(payload: &Canonical, read: &Entry, ctx: &Completion) -> Result<Kept, EntryError> {
-    let Kept { mut attributes, mut children, mut plain, mut rich } = Kept::default();
+    let (mut attributes, mut children) = (String::new(), String::new());
+    let (mut plain, mut rich) = (false, false);
     let mut replies: Vec<(bool, String)> = Vec::new();
     let mut failed = Ok(());
     let repeat = read.link("via").is_some();
@@ -602,6 +602,7 @@ mod tests {
             text.prop_map(|t| format!("<content type='xhtml'><div xmlns='http://www.w3.org/1999/xhtml'>{t}<p/><script>{t}</script><q>{t}</q></div></content>")),
             text.prop_map(|t| format!("<author><name>{t}</name><uri>xmpp:x@y</uri></author>")),
             text.prop_map(|t| format!("<rights type='html'>{t}</rights>")),
+            "[a-z]{1,9}|a{501}".prop_map(|t| format!("<object-type xmlns='{}'>{t}</object-type>", ns::ACTIVITY)),
             "(alternate|via|replies|related|enclosure|self)".prop_map(|r| format!("<link rel='{r}' href='https://x.example/{r}'/>")),
             "(alternate|via|replies)".prop_map(|r| format!("<link rel='{r}' title='comments' href='xmpp:a@b?;node={r}'/>")),
             "(http://x|xmpp:x@y|javascript:x)".prop_map(|h| format!("<r:in-reply-to xmlns:r='{}' ref='x' href='{h}'/>", ns::THREAD)),

@@ -178,7 +178,6 @@ fn source(cursor: &mut Cursor<'_>) -> Source {
 
 /// How a text is written (RFC 4287 §3.1.1, §4.1.3.1): text, html, xhtml, or a media type; Converse reads text/html, so it may
 /// write it.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextType {
     Text,
     Html,
