@@ -78,9 +78,17 @@ enum What {
 
 #[derive(clap::Args)]
 struct File {
-    /// The configuration file.
-    #[arg(long, short, global = true, env = "ROOKERY_CONFIG", default_value = "rookery.toml")]
-    config: PathBuf,
+    /// The configuration file; without it rookery.toml in this folder, or else /etc/rookery/rookery.toml.
+    #[arg(long, short, global = true, env = "ROOKERY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl File {
+    fn path(&self) -> PathBuf {
+        let here = PathBuf::from("rookery.toml");
+        let system = PathBuf::from("/etc/rookery/rookery.toml");
+        self.config.clone().unwrap_or_else(|| if here.exists() || !system.exists() { here } else { system })
+    }
 }
 
 #[derive(Subcommand)]
@@ -205,7 +213,7 @@ async fn run() -> ExitCode {
     | What::Check { file, .. }
     | What::Account { file, .. }
     | What::Queue { file, .. }) = &arguments.what;
-    let path = file.config.clone();
+    let path = file.path();
     let config = match Config::load(&path) {
         Ok(config) => config,
         Err(error) => {

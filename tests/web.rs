@@ -13,6 +13,8 @@ use rookery::format::canonical::{Canonical, Limits};
 use rookery::format::{atom, jrd, xrd};
 use rookery::queue::Queue;
 use rookery::service::publish::Payload;
+use rookery::store::Store;
+use rookery::store::kv::{self, Kv, KvError};
 use rookery::web::health::{self, Figure, Health};
 use std::sync::Arc;
 use std::time::Duration;
@@ -491,6 +493,41 @@ async fn a_feeds_own_metadata_is_never_shown_as_a_post_xep_0277_section_2_3() {
 }
 
 // ---- health ----
+
+/// A disk without room.
+struct Full;
+
+impl Kv for Full {
+    fn get(&self, _: &[u8]) -> kv::Result<Option<bytes::Bytes>> {
+        Ok(None)
+    }
+    fn range(&self, _: &[u8], _: &[u8], _: usize, _: bool) -> kv::Result<Vec<kv::Row>> {
+        Ok(Vec::new())
+    }
+    fn apply(&self, _: &[kv::Write]) -> kv::Result<()> {
+        Ok(())
+    }
+    fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
+        None
+    }
+    fn takes_writes(&self) -> kv::Result<()> {
+        Err(KvError::Full("3 MiB are free".to_owned()))
+    }
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn with_a_full_disk_nobody_is_told_that_the_service_is_ready() {
+    let health = Health { store: Store::open(Arc::new(Full)).unwrap(), checks: Vec::new(), sources: Vec::new() };
+    let asked = Request::get("/readyz").body(Body::empty()).unwrap();
+    let response = health::router(health).oneshot(asked).await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    assert!(body.starts_with("nothing can be stored: ") && body.contains("3 MiB are free"), "{body}");
+}
 
 #[tokio::test]
 async fn readiness_tells_in_words_what_is_missing_and_metrics_come_from_their_sources() {

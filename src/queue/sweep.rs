@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Parts, count};
 use crate::base::clock::Timestamp;
+use crate::base::complaint::Complaint;
 use crate::base::shutdown::Phase;
 use crate::domain::hub::HubSubscription;
 use crate::domain::node::{Node, NodeId};
@@ -22,18 +23,20 @@ const REST_MOST: Duration = Duration::from_millis(250);
 const LEASES: Duration = Duration::from_secs(3600);
 
 pub(super) async fn run(parts: Parts) {
-    let (mut looked, mut behind) = (None, NodeId(0));
+    let (mut looked, mut behind, mut unswept) = (None, NodeId(0), Complaint::default());
     while parts.pause(PAUSE).await {
         let now = parts.clock.now();
-        let mut swept = end_accounts(&parts).await;
+        let mut swept = end_accounts(&parts, &mut unswept).await;
         if swept.is_ok() {
-            swept = round(&parts, &mut behind).await;
+            swept = round(&parts, &mut behind, &mut unswept).await;
         }
         if swept.is_ok() && looked.is_none_or(|at| now.since(at) >= LEASES) {
             swept = end_leases(&parts).await;
             looked = Some(now);
         }
-        if let Err(error) = swept {
+        if let Err(error) = swept
+            && unswept.is_due(now)
+        {
             tracing::warn!(%error, "the sweep was interrupted; it goes on later");
         }
     }
@@ -41,7 +44,7 @@ pub(super) async fn run(parts: Parts) {
 
 /// Looks at a few nodes behind the last one of the round before, and after the last of all at the first again: however
 /// many must wait for their subscribers, they hide no others.
-async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
+async fn round(parts: &Parts, behind: &mut NodeId, unswept: &mut Complaint) -> Result<(), StoreError> {
     let from = *behind;
     let nodes = parts.store.read(move |r| r.sweeps(from, NODES)).await?;
     *behind = nodes.last().filter(|_| nodes.len() == NODES).map_or(NodeId(0), |(nid, _)| *nid);
@@ -54,7 +57,9 @@ async fn round(parts: &Parts, behind: &mut NodeId) -> Result<(), StoreError> {
                 Ok(swept) => swept,
                 // One node must not keep the sweep from all others.
                 Err(error) => {
-                    tracing::warn!(%error, ?nid, "a node could not be swept; it is tried again later");
+                    if unswept.is_due(now) {
+                        tracing::warn!(%error, ?nid, "a node could not be swept; it is tried again later");
+                    }
                     break;
                 }
             };
@@ -119,7 +124,7 @@ async fn end_leases(parts: &Parts) -> Result<(), StoreError> {
 }
 
 /// Takes away the nodes and contacts of accounts that have ended.
-async fn end_accounts(parts: &Parts) -> Result<(), StoreError> {
+async fn end_accounts(parts: &Parts, unswept: &mut Complaint) -> Result<(), StoreError> {
     for service in parts.store.read(|r| r.ended_accounts(NODES)).await? {
         let mut more = true;
         while more && parts.shutdown.phase() < Phase::Stopped {
@@ -137,7 +142,9 @@ async fn end_accounts(parts: &Parts) -> Result<(), StoreError> {
                 Ok(more) => more.unwrap_or(false),
                 // One account must not keep the sweep from all others.
                 Err(error) => {
-                    tracing::warn!(%error, "an account's nodes could not be taken away; it is tried again later");
+                    if unswept.is_due(now) {
+                        tracing::warn!(%error, "an account's nodes could not be taken away; it is tried again later");
+                    }
                     false
                 }
             };

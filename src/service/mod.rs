@@ -17,11 +17,12 @@ pub mod retrieve;
 pub mod subscribe;
 pub mod topics;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use jid::{BareJid, Jid};
 
 use crate::base::clock::Clock;
+use crate::base::complaint::Complaint;
 use crate::base::id::Ids;
 use crate::base::turn::Turn;
 pub use crate::config::{HubQuota, Quota};
@@ -64,6 +65,7 @@ pub struct Inner {
     rules: RwLock<Arc<Rules>>,
     pub clock: Clock,
     pub ids: Ids,
+    failing: Mutex<Complaint>,
 }
 
 impl std::ops::Deref for Service {
@@ -78,12 +80,31 @@ impl Inner {
     pub fn rules(&self) -> Arc<Rules> {
         self.rules.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
+
+    /// A store's failure as it is told to who asked; the log has the words.
+    fn failed(&self, error: StoreError) -> Refusal {
+        match error {
+            StoreError::Busy => Refusal::Busy,
+            StoreError::Panicked => {
+                tracing::error!("a request ended in a panic; please report it");
+                Refusal::Failed
+            }
+            error => {
+                let mut failing = self.failing.lock().unwrap_or_else(|e| e.into_inner());
+                if failing.is_due(self.clock.now()) {
+                    tracing::error!(%error, "a request failed in the store");
+                }
+                Refusal::StoreFailed
+            }
+        }
+    }
 }
 
 impl Service {
     pub fn new(store: Store, addresses: Addresses, rules: Rules, clock: Clock, ids: Ids) -> Self {
         let rules = RwLock::new(Arc::new(rules));
-        Service(Arc::new(Inner { store, addresses, rules, clock, ids }))
+        let failing = Mutex::default();
+        Service(Arc::new(Inner { store, addresses, rules, clock, ids, failing }))
     }
 
     /// What an administrator decided anew: holds for what is decided from now on.
@@ -101,7 +122,7 @@ impl Service {
         let mut decide = decide;
         let answer = self.store.commit(Lane::Asked, move |tx| answered(decide(tx)));
         turn.pass();
-        answer.await.map_err(failed)?
+        answer.await.map_err(|error| self.failed(error))?
     }
 
     /// A read of a few rows that waits for what the same sender asked for before.
@@ -129,7 +150,7 @@ impl Service {
         turn.come().await;
         if turn.others_open() {
             // An empty decision is answered when all before it is durable.
-            self.store.commit(Lane::Asked, |_| Ok(Ok::<(), ()>(()))).await.map_err(failed)?.ok();
+            self.store.commit(Lane::Asked, |_| Ok(Ok::<(), ()>(()))).await.map_err(|error| self.failed(error))?.ok();
         }
         turn.pass();
         Ok(())
@@ -141,7 +162,7 @@ impl Service {
         F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.store.glance(move |r| answered(look(r))).await.map_err(failed)?
+        self.store.glance(move |r| answered(look(r))).await.map_err(|error| self.failed(error))?
     }
 
     /// A read of the durable state that waits for nobody.
@@ -150,7 +171,7 @@ impl Service {
         F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.store.read(move |r| answered(look(r))).await.map_err(failed)?
+        self.store.read(move |r| answered(look(r))).await.map_err(|error| self.failed(error))?
     }
 }
 
@@ -181,21 +202,6 @@ fn answered<T>(decided: Decided<T>) -> kv::Result<Result<T, Refusal>> {
         Ok(value) => Ok(Ok(value)),
         Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
         Err(Stop::Failed(error)) => Err(error),
-    }
-}
-
-/// A store's failure as it is told to who asked; the log has the words.
-fn failed(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Busy => Refusal::Busy,
-        StoreError::Panicked => {
-            tracing::error!("a request ended in a panic; please report it");
-            Refusal::Failed
-        }
-        error => {
-            tracing::error!(%error, "a request failed in the store");
-            Refusal::StoreFailed
-        }
     }
 }
 

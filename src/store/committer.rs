@@ -14,6 +14,8 @@ use tokio::sync::{oneshot, watch};
 use super::kv::{Kv, KvError};
 use super::tables::{self, Counters};
 use super::tx::{self, Overlay, Tx};
+use crate::base::clock::Clock;
+use crate::base::complaint::Complaint;
 
 /// Who waits for a decision, or a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,7 +147,7 @@ impl Committer {
         let run = shared.clone();
         let thread = std::thread::Builder::new()
             .name("committer".into())
-            .spawn(move || Thread { kv, counters, shared: run, told, asked: 0 }.run())?;
+            .spawn(move || Thread { kv, counters, shared: run, told, asked: 0, failing: Complaint::default() }.run())?;
         let closes = Arc::new(Closes(shared.clone()));
         Ok((Committer { shared, _closes: closes, events }, thread))
     }
@@ -250,6 +252,7 @@ struct Thread {
     told: watch::Sender<u64>,
     /// How many of the last group somebody waited for.
     asked: usize,
+    failing: Complaint,
 }
 
 impl Thread {
@@ -349,7 +352,9 @@ impl Thread {
             }
             Err(e) => {
                 stats.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(error = %e, "could not store a group of {changes} changes; everybody who asked was told so");
+                if self.failing.is_due(Clock::system().now()) {
+                    tracing::error!(error = %e, "could not store a group of {changes} changes; everybody who asked was told so");
+                }
                 Err(e.into())
             }
         }
@@ -597,7 +602,9 @@ mod tests {
                 q.background.extend((0..1000).map(|_| (since, job())));
             }
             let told = watch::channel(0).0;
-            let mut thread = Thread { kv: shim.clone(), counters: Counters::default(), shared, told, asked: 0 };
+            let failing = Complaint::default();
+            let mut thread =
+                Thread { kv: shim.clone(), counters: Counters::default(), shared, told, asked: 0, failing };
             thread.next_group().unwrap().len() - GROUP_JOBS
         };
         assert!((BACKGROUND_SHARE..BACKGROUND_SHARE + 5).contains(&share_at(Duration::ZERO)));

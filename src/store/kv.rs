@@ -67,6 +67,11 @@ pub trait Kv: Send + Sync + 'static {
     /// part by one read beside another. `None`: every read sees it whole, and a later one sees no older state.
     fn moment(&self) -> Option<Box<dyn Read + '_>>;
 
+    /// Errors: why a batch would not be taken just now, as [`KvError::Full`].
+    fn takes_writes(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Bytes on the disk, for metrics; 0 where there is none.
     fn disk_bytes(&self) -> u64;
 }

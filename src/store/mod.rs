@@ -142,6 +142,11 @@ impl Store {
         self.committer.waiting()
     }
 
+    /// Errors: why nothing can be stored just now. One look at the disk.
+    pub fn takes_writes(&self) -> Result<(), KvError> {
+        self.kv.takes_writes()
+    }
+
     pub fn disk_bytes(&self) -> u64 {
         self.kv.disk_bytes()
     }

@@ -211,6 +211,11 @@ impl<K: Kv> Kv for OnDisk<K> {
     }
 
     fn apply(&self, batch: &[Write]) -> kv::Result<()> {
+        self.takes_writes()?;
+        self.kv.apply(batch)
+    }
+
+    fn takes_writes(&self) -> kv::Result<()> {
         let room = (self.room)(&self.data).map_err(kv::io_error)?;
         if room < RESERVE_BYTES {
             return Err(KvError::Full(format!(
@@ -220,7 +225,7 @@ impl<K: Kv> Kv for OnDisk<K> {
                 RESERVE_BYTES >> 20
             )));
         }
-        self.kv.apply(batch)
+        self.kv.takes_writes()
     }
 
     fn moment(&self) -> Option<Box<dyn kv::Read + '_>> {
@@ -312,9 +317,11 @@ mod tests {
         kv.apply(&row(1)).unwrap();
         kv.room = |_| Ok(RESERVE_BYTES - 1);
         assert!(matches!(kv.apply(&row(2)), Err(KvError::Full(_))));
+        assert!(matches!(kv.takes_writes(), Err(KvError::Full(_))));
         assert!(kv.get(b"k\x01").unwrap().is_some());
         assert!(kv.get(b"k\x02").unwrap().is_none());
         kv.room = room;
+        assert!(kv.takes_writes().is_ok());
         kv.apply(&row(2)).unwrap();
         assert!(kv.disk_bytes() > 0);
     }

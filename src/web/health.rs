@@ -106,6 +106,9 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
         Ok(Err(error)) => wrong.push(format!("the store cannot be read: {error}")),
         Err(_) => wrong.push("the store does not answer".to_owned()),
     }
+    if let Err(error) = health.store.takes_writes() {
+        wrong.push(format!("nothing can be stored: {error}"));
+    }
     match wrong.is_empty() {
         true => (no_store(), "ready\n").into_response(),
         false => problem(StatusCode::SERVICE_UNAVAILABLE, &wrong.join("\n")),
