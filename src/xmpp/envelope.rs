@@ -18,7 +18,8 @@ use jid::Jid;
 use minidom::Element;
 use quick_xml::XmlVersion;
 use quick_xml::name::{DEFAULT_MAX_NAMESPACE_BINDINGS, PrefixDeclaration};
-use read::{Read, attribute_value, read, renamed, start_tag, tree};
+pub(super) use read::tree;
+use read::{Read, attribute_value, read, renamed, start_tag};
 
 use super::errors::stanza_error;
 use super::framer::StreamHeader;
@@ -221,6 +222,20 @@ const NAMESPACES_MOST: usize = DEFAULT_MAX_NAMESPACE_BINDINGS;
 /// And so many bytes of prefixes and namespaces: whoever keeps a part of a stanza keeps them too.
 const NAMESPACE_BYTES: usize = 16 << 10;
 
+/// Elements and attributes of what a tree is made of (forms and the like, never payloads), and the bytes of all their
+/// namespaces together.
+const TREE_NAMES: usize = 10_000;
+const TREE_NAMESPACES: usize = 1 << 20;
+
+/// Why no tree is made.
+#[derive(Debug, thiserror::Error)]
+pub enum NoTree {
+    #[error("more than {TREE_NAMES} elements and attributes, or {TREE_NAMESPACES} bytes of their namespaces")]
+    TooLarge,
+    #[error(transparent)]
+    Xml(#[from] minidom::Error),
+}
+
 /// The namespaces that the stream header declares for every stanza; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Scope(Arc<[(String, String)]>);
@@ -288,7 +303,7 @@ impl Envelope {
     }
 
     /// The stanza as a tree, its own namespace read as [`STANZAS`]. Its depth is bounded by the framer's limit.
-    pub fn element(&self) -> Result<Element, minidom::Error> {
+    pub fn element(&self) -> Result<Element, NoTree> {
         let mut scope: BTreeMap<_, _> = self.scope.0.iter().cloned().collect();
         if let Some(default) = scope.get_mut("").filter(|ns| is_stanza_ns(ns)) {
             *default = STANZAS.to_owned();
@@ -297,7 +312,7 @@ impl Envelope {
     }
 
     /// One child as a tree; namespaces as in [`Envelope::element`].
-    pub fn child_element(&self, child: &Child) -> Result<Element, minidom::Error> {
+    pub fn child_element(&self, child: &Child) -> Result<Element, NoTree> {
         tree(&self.raw[child.range.clone()], self.namespaces()).map(renamed)
     }
 }

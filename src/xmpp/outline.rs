@@ -1,7 +1,7 @@
 //! The outline of a PubSub request (XEP-0060): its own elements with their attributes, and where everything foreign
 //! in it (payloads, forms, result sets) stands in the bytes. No tree is made of a payload.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, PrefixDeclaration, ResolveResult};
 use quick_xml::reader::NsReader;
 
-use super::envelope::{Child, Envelope};
+use super::envelope::{Child, Envelope, tree};
 use crate::domain::error::Refusal;
 
 /// A request has at most this many elements of its own; payloads are not counted.
@@ -24,7 +24,8 @@ pub type Bindings = Vec<(String, String)>;
 /// One element of a request.
 #[derive(Debug, Default)]
 pub struct Part {
-    pub ns: String,
+    /// Those of one name share it, as they do their scope.
+    pub ns: Arc<str>,
     pub name: String,
     attrs: Vec<(String, String)>,
     /// Elements in it; none are listed of what is foreign.
@@ -44,7 +45,7 @@ impl Part {
     }
 
     pub fn child(&self, name: &str, ns: &str) -> Option<&Part> {
-        self.children.iter().find(|c| c.name == name && c.ns == ns)
+        self.children.iter().find(|c| c.name == name && *c.ns == *ns)
     }
 
     /// Children in the same namespace as this part itself.
@@ -77,9 +78,7 @@ impl Outline {
     /// A foreign part as a tree: for forms and result sets.
     pub fn element(&self, part: &Part) -> Result<Element, Refusal> {
         let raw = self.raw.get(part.range.clone()).unwrap_or_default();
-        let scope: BTreeMap<Option<String>, String> =
-            part.scope.iter().map(|(p, ns)| (Some(p.clone()).filter(|p| !p.is_empty()), ns.clone())).collect();
-        Element::from_reader_with_prefixes(raw, scope).map_err(|_| Refusal::BadRequest)
+        tree(raw, part.scope.iter().cloned().collect()).map_err(|_| Refusal::BadRequest)
     }
 }
 
@@ -96,6 +95,7 @@ fn walk(raw: &[u8], outer: Bindings, own: &str) -> Option<Part> {
     let mut scope: Option<Arc<Bindings>> = None;
     let mut foreign = 0usize;
     let mut parts = 0usize;
+    let mut names = BTreeSet::new();
     loop {
         let begins = usize::try_from(reader.buffer_position()).ok()?;
         let event = reader.read_event().ok()?;
@@ -112,9 +112,9 @@ fn walk(raw: &[u8], outer: Bindings, own: &str) -> Option<Part> {
             _ if foreign > 0 && !matches!(event, Event::End(_)) => false,
             Event::Start(ref tag) | Event::Empty(ref tag) => {
                 parts += 1;
-                let (mut part, declared) = part(&reader, tag);
+                let (mut part, declared) = part(&reader, tag, &mut names);
                 part.range = begins..ends;
-                if part.ns != own {
+                if *part.ns != *own {
                     let here = || outer.iter().chain(open.iter().flat_map(|(_, d)| d)).cloned().collect();
                     part.scope = scope.get_or_insert_with(|| Arc::new(here())).clone();
                     foreign = usize::from(matches!(event, Event::Start(_)));
@@ -145,7 +145,7 @@ fn walk(raw: &[u8], outer: Bindings, own: &str) -> Option<Part> {
         if ended {
             let (mut part, declared) = open.pop()?;
             part.range.end = ends;
-            if part.ns == own && !declared.is_empty() {
+            if *part.ns == *own && !declared.is_empty() {
                 scope = None;
             }
             match open.last_mut() {
@@ -162,11 +162,17 @@ fn mark_text(open: &mut [(Part, Bindings)], there: bool) {
     }
 }
 
-fn part(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>) -> (Part, Bindings) {
+/// `names`: the namespaces met so far.
+fn part(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>, names: &mut BTreeSet<Arc<str>>) -> (Part, Bindings) {
     let ns = match reader.resolver().resolve_element(tag.name()).0 {
-        ResolveResult::Bound(Namespace(ns)) => quick_xml::escape::unescape(ns).unwrap_or_default().into_owned(),
-        _ => String::new(),
+        ResolveResult::Bound(Namespace(ns)) => quick_xml::escape::unescape(ns).unwrap_or_default(),
+        _ => "".into(),
     };
+    let ns = names.get(&*ns).cloned().unwrap_or_else(|| {
+        let ns: Arc<str> = ns.into();
+        names.insert(ns.clone());
+        ns
+    });
     let mut part = Part { ns, name: tag.local_name().into_inner().to_owned(), ..Part::default() };
     let mut declared = Bindings::new();
     for a in tag.attributes().flatten() {
@@ -188,6 +194,33 @@ mod tests {
     fn outline(iq: &str) -> Result<Outline, Refusal> {
         let envelope = Envelope::parse(Bytes::copy_from_slice(iq.as_bytes()), &Scope::default()).unwrap();
         Outline::read(&envelope, envelope.payload().unwrap())
+    }
+
+    #[test]
+    fn what_is_small_on_the_wire_is_small_in_memory() {
+        let long = "n".repeat(8_000);
+        let empty = "<a/>".repeat(60_000);
+        for inner in [
+            format!("<y xmlns='{long}'>{empty}</y>"),
+            format!("<y xmlns='' xmlns:p='{long}'>{}</y>", "<a p:b=''/>".repeat(9_000)),
+        ] {
+            let o = outline(&format!(
+                "<iq type='set'><pubsub xmlns='u'><options><x xmlns='jabber:x:data'>{inner}</x></options></pubsub></iq>"
+            ));
+            let o = o.unwrap();
+            let form = &o.root.children[0].children[0];
+            assert_eq!(o.element(form).unwrap_err(), Refusal::BadRequest);
+            let message = format!("<message><x xmlns='jabber:x:data'>{inner}</x></message>");
+            let envelope = Envelope::parse(message.into(), &Scope::default()).unwrap();
+            assert!(envelope.child_element(envelope.payload().unwrap()).is_err() && envelope.element().is_err());
+        }
+        let o = outline(&format!(
+            "<iq type='set'><pubsub xmlns='u' xmlns:p='{long}'>{}</pubsub></iq>",
+            "<p:a/><b/>".repeat(400)
+        ));
+        let parts = o.unwrap().root.children;
+        let first = parts[0].ns.as_ptr();
+        assert!(parts.iter().filter(|part| part.ns.as_ptr() == first).count() == 400, "one copy of a name for all");
     }
 
     #[test]
@@ -229,7 +262,7 @@ mod tests {
             "<iq><pubsub xmlns='u'><items node='n'/><set xmlns='r'/><b>t</b><c><![CDATA[x]]></c></pubsub></iq>",
         )
         .unwrap();
-        let names: Vec<_> = o.root.children.iter().map(|c| (c.name.as_str(), c.ns.as_str(), c.text)).collect();
+        let names: Vec<_> = o.root.children.iter().map(|c| (c.name.as_str(), &*c.ns, c.text)).collect();
         assert_eq!(names, [("items", "u", false), ("set", "r", false), ("b", "u", true), ("c", "u", true)]);
         assert_eq!(o.root.own().count(), 3);
     }

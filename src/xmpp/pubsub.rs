@@ -263,7 +263,7 @@ fn read_publish(r: &Request, o: &Outline, verb: &Part) -> Result<Publish, Refusa
         Some((item, _)) if item.text => return Err(Refusal::InvalidPayload),
         Some((_, [])) => None,
         // An element that does not say whose it is would become ours wherever it is spliced in.
-        Some((_, [payload])) if payload.ns.is_empty() || payload.ns == ns::PUBSUB => {
+        Some((_, [payload])) if payload.ns.is_empty() || *payload.ns == *ns::PUBSUB => {
             return Err(Refusal::InvalidPayload);
         }
         Some((_, [payload])) => {

@@ -10,7 +10,10 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, NamespaceError, PrefixDeclaration, QName, ResolveResult};
 use quick_xml::reader::NsReader;
 
-use super::{CHILDREN_LISTED, Child, Fault, Head, Kind, NAMESPACE_BYTES, STANZAS, Scope, is_stanza_ns, kind};
+use super::{
+    CHILDREN_LISTED, Child, Fault, Head, Kind, NAMESPACE_BYTES, NoTree, STANZAS, Scope, TREE_NAMES, TREE_NAMESPACES,
+    is_stanza_ns, kind,
+};
 
 /// What one pass finds.
 pub(super) struct Read {
@@ -220,10 +223,50 @@ pub(super) fn start_tag(raw: &[u8]) -> Option<BytesStart<'_>> {
     Some(BytesStart::from_content(tag, name))
 }
 
-pub(super) fn tree(raw: &[u8], scope: BTreeMap<String, String>) -> Result<Element, minidom::Error> {
+/// Makes a tree of one element. `scope`: the bindings where it stood, the default with the prefix `""`.
+pub(in crate::xmpp) fn tree(raw: &[u8], scope: BTreeMap<String, String>) -> Result<Element, NoTree> {
+    check_cost(raw, &scope)?;
     let scope: BTreeMap<Option<String>, String> =
         scope.into_iter().map(|(p, ns)| (Some(p).filter(|p| !p.is_empty()), ns)).collect();
-    Element::from_reader_with_prefixes(raw, scope)
+    Ok(Element::from_reader_with_prefixes(raw, scope)?)
+}
+
+/// A tree has a copy of its namespace in each of its names: of 60,000 elements of four bytes, in a namespace of 8,000, it
+/// would make half a gigabyte.
+fn check_cost(raw: &[u8], scope: &BTreeMap<String, String>) -> Result<(), NoTree> {
+    let Ok(text) = std::str::from_utf8(raw) else { return Ok(()) };
+    let mut reader = NsReader::from_str(text);
+    for (prefix, ns) in scope {
+        let prefix = if prefix.is_empty() { PrefixDeclaration::Default } else { PrefixDeclaration::Named(prefix) };
+        if reader.resolver_mut().add(prefix, Namespace(ns)).is_err() {
+            return Ok(());
+        }
+    }
+    let (mut names, mut bytes) = (0, 0);
+    let length = |resolved: ResolveResult<'_>| match resolved {
+        ResolveResult::Bound(Namespace(ns)) => ns.len(),
+        _ => 0,
+    };
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(tag) | Event::Empty(tag)) => {
+                names += 1;
+                bytes += length(reader.resolver().resolve_element(tag.name()).0);
+                for attribute in tag.attributes().with_checks(false).flatten() {
+                    names += 1;
+                    if attribute.key.0.contains(':') {
+                        bytes += length(reader.resolver().resolve_attribute(attribute.key).0);
+                    }
+                }
+                if names > TREE_NAMES || bytes > TREE_NAMESPACES {
+                    return Err(NoTree::TooLarge);
+                }
+            }
+            // What is not well-formed is for who makes the tree to say.
+            Ok(Event::Eof) | Err(_) => return Ok(()),
+            Ok(_) => {}
+        }
+    }
 }
 
 /// Brings a tree whose root declares the stream's namespace itself into [`STANZAS`].
