@@ -472,6 +472,25 @@ async fn who_loses_access_while_a_fan_out_is_under_way_is_told_no_more() {
 }
 
 #[tokio::test]
+async fn who_was_owed_a_post_at_a_resource_gets_it_there_although_the_account_subscribes_meanwhile() {
+    let server = FakeServer::start().await;
+    let (mut rig, mut peer) = Rig::up(&server).await;
+    rig.publish("0").await;
+    let at_home = Jid::new("romeo@example.org/home").unwrap();
+    rig.service.subscribe(Turn::free(), romeo(), at_home, news()).await.unwrap();
+    rig.publish("1").await;
+    let tasks = rig.tasks(1).await;
+    rig.subscribe().await;
+    rig.deliver(&tasks).await;
+    assert_eq!(told(&mut peer, 1, true).await, ["1"]);
+    // What comes now is told once, to the account.
+    rig.publish("2").await;
+    rig.deliver(&rig.tasks(1).await).await;
+    assert_eq!(before_marker(&rig, &mut peer).await, ["2"]);
+    rig.outcomes(2).await;
+}
+
+#[tokio::test]
 async fn the_end_of_comments_is_told_although_the_post_is_gone() {
     let server = FakeServer::start().await;
     let (mut rig, mut peer) = Rig::up(&server).await;

@@ -495,13 +495,14 @@ fn page(
 /// Whether a subscriber is told: subscribed before the event, allowed to read now, and not told under another address.
 fn is_told(r: &dyn Read, audience: &Audience, event: &Event, subscription: &Subscription) -> kv::Result<bool> {
     let node = &audience.node;
-    if subscription.state != SubscriptionState::Subscribed || subscription.born >= event.node_seq {
+    let is_owed = |s: &Subscription| s.state == SubscriptionState::Subscribed && s.born < event.node_seq;
+    if !is_owed(subscription) {
         return Ok(false);
     }
     let bare = subscription.jid.to_bare();
-    // Who subscribed a resource and the account too gets it at the account, once.
+    // Who subscribed a resource and the account too gets it at the account, once: if that was in time as well.
     if subscription.jid.resource().is_some()
-        && r.subscription(node.id, &Jid::from(bare.clone()))?.is_some_and(|s| s.state == SubscriptionState::Subscribed)
+        && r.subscription(node.id, &Jid::from(bare.clone()))?.is_some_and(|s| is_owed(&s))
     {
         return Ok(false);
     }
