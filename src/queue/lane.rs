@@ -14,7 +14,7 @@ use crate::store::{Read, kv};
 pub(super) const BATCH: usize = 64;
 /// Tasks that wait in memory for one destination; more stay in the store.
 const QUEUED: usize = 256;
-/// Tasks handed over whose outcome has not come; before more, there must be fewer.
+/// Tasks handed over whose outcome has not come, and outcomes that are not durable; before more, there must be fewer.
 const OPEN: usize = 1024;
 /// Bytes of tasks that one lane holds, waiting or handed over. A single task is always taken.
 pub(super) const LANE_BYTES: usize = 4 << 20;
@@ -131,7 +131,7 @@ impl Lane {
     /// Whether something is handed over or read for it only later: when it has its place back, when a failure is noted,
     /// when outcomes have come, or when a person says so. Each of these has it looked at again.
     pub fn waits(&self) -> bool {
-        self.work != Work::Rest || self.blocked || self.held || self.open.len() >= OPEN
+        self.work != Work::Rest || self.blocked || self.held || self.open.len() >= OPEN || self.unsettled >= OPEN
     }
 
     /// Whether `task` may be taken from memory. If not, it comes by the store, in its place.

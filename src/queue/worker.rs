@@ -96,7 +96,7 @@ struct Worker {
     /// Bytes of the tasks of all lanes, and of what they are reading.
     memory: usize,
     /// Outcomes that are not durable yet.
-    pending: Vec<Ended>,
+    pending: VecDeque<Ended>,
     /// Those of them that came before their plan.
     early: Vec<Ended>,
     settling: bool,
@@ -123,7 +123,7 @@ pub(super) async fn run(
         later: BTreeSet::new(),
         seen: Timestamp::default(),
         memory: 0,
-        pending: Vec::new(),
+        pending: VecDeque::new(),
         early: Vec::new(),
         settling: false,
         most: SETTLED,
@@ -159,8 +159,8 @@ pub(super) async fn run(
     while let Ok(note) = inbox.try_recv() {
         worker.take(note);
     }
-    worker.pending.append(&mut worker.early);
-    for batch in worker.pending.chunks(SETTLED) {
+    worker.pending.extend(worker.early.drain(..));
+    for batch in worker.pending.make_contiguous().chunks(SETTLED) {
         if outcomes::settle(&worker.parts, batch).await.is_err() {
             for ended in batch {
                 let _ = outcomes::settle(&worker.parts, std::slice::from_ref(ended)).await;
@@ -296,7 +296,7 @@ impl Worker {
             }
             Note::Settled { batch, result } => self.settled(batch, result),
             Note::Resume => self.settling = false,
-            Note::Again => self.pending.append(&mut self.early),
+            Note::Again => self.pending.extend(self.early.drain(..)),
         }
     }
 
@@ -430,7 +430,7 @@ impl Worker {
             }
             lane.unsettled += 1;
         }
-        self.pending.push(Ended { destination, seq, said, at: now, took, not_before, alone });
+        self.pending.push_back(Ended { destination, seq, said, at: now, took, not_before, alone });
     }
 
     /// Sets to work those who can go on, and those in line for whom a place became free.
@@ -509,7 +509,7 @@ impl Worker {
         for task in old {
             count(&self.parts.stats.too_old, 1);
             let said = Said::Ended(Outcome::Refused("too old to be delivered".into()));
-            self.pending.push(Ended {
+            self.pending.push_back(Ended {
                 destination: destination.clone(),
                 seq: task.seq,
                 said,
@@ -531,8 +531,7 @@ impl Worker {
             return;
         }
         self.settling = true;
-        let rest = self.pending.split_off(self.pending.len().min(self.most));
-        let batch = std::mem::replace(&mut self.pending, rest);
+        let batch: Vec<Ended> = self.pending.drain(..self.pending.len().min(self.most)).collect();
         let (parts, notes) = (self.parts.clone(), self.notes.clone());
         tokio::spawn(async move {
             let result = outcomes::settle(&parts, &batch).await;
@@ -556,7 +555,7 @@ impl Worker {
                 self.most = (batch.len() / 2).max(1);
                 match batch.len() {
                     1 => self.pending.extend(batch),
-                    _ => drop(self.pending.splice(0..0, batch)),
+                    _ => batch.into_iter().rev().for_each(|ended| self.pending.push_front(ended)),
                 }
                 return self.say_after(Duration::from_secs(1), Note::Resume);
             }
