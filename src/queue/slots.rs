@@ -60,6 +60,8 @@ struct Host {
     lanes: usize,
     /// Failures in a row.
     failures: u32,
+    /// The class that had a place last: while there is but one place for all, the others come first.
+    last: usize,
     not_before: Timestamp,
     /// Its row in [`Slots::resting`].
     rests: Option<Timestamp>,
@@ -129,6 +131,7 @@ impl Slots {
                 return None;
             }
             host.lines[class as usize].running += 1;
+            host.last = class as usize;
         }
         self.classes[class as usize].running += 1;
         Some(class)
@@ -177,7 +180,8 @@ impl Slots {
             if let Some(host) = self.hosts.get_mut(name) {
                 let free =
                     |class: &Class| host.has_room(*class, now) && !host.lines[*class as usize].waiting.is_empty();
-                if let Some(class) = CLASSES.into_iter().find(free) {
+                let from = if host.failures > 0 { host.last + 1 } else { 0 };
+                if let Some(class) = CLASSES.into_iter().cycle().skip(from).take(CLASSES.len()).find(free) {
                     return host.lines[class as usize].waiting.pop_front();
                 }
                 if host.not_before > now && host.has_waiting() {
@@ -399,6 +403,31 @@ mod tests {
             assert!(slots.take(Class::Push, Some("a"), &hub(n), later).is_some());
         }
         assert_eq!(slots.next(later), Some(hub(100)));
+    }
+
+    #[test]
+    fn at_a_host_in_trouble_each_class_has_its_turn() {
+        let mut slots = Slots::default();
+        take(&mut slots, Class::Push, "a", 0..6);
+        take(&mut slots, Class::Verify, "a", 10..15);
+        (0..4).for_each(|n| give_back(&mut slots, Class::Push, Some("a"), n));
+        (10..14).for_each(|n| give_back(&mut slots, Class::Verify, Some("a"), n));
+        let (mut now, mut tried) = (NOW, Vec::new());
+        for _ in 0..3 {
+            now = now.plus(slots.failed("a", None, 0.0, now));
+            slots.wake_due(now);
+            let called = slots.next(now).unwrap();
+            let class = if called == hub(14) { Class::Verify } else { Class::Push };
+            assert!(slots.take(class, Some("a"), &called, now).is_some());
+            tried.push(called.clone());
+            // Who pushes comes again each time.
+            slots.failed("a", None, 0.0, now);
+            slots.give_back(class, Some("a"), &called, Duration::from_millis(20), now);
+            if class == Class::Push {
+                assert!(slots.take(class, Some("a"), &called, now).is_none());
+            }
+        }
+        assert!(tried.contains(&hub(14)), "{tried:?}");
     }
 
     #[test]
