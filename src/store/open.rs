@@ -86,6 +86,9 @@ pub fn open_kv(backend: Backend, path: &Path) -> Result<Arc<dyn Kv>, OpenError> 
     let lock = lock(path)?;
     claim(backend, path)?;
     let data = path.join("data");
+    if backend == Backend::Fjall && was_never_made(&data).map_err(folder)? {
+        fs::remove_dir_all(&data).map_err(folder)?;
+    }
     make_folder(&data).map_err(folder)?;
     let engine = |source| OpenError::Engine { path: path.to_owned(), source };
     let kv: Arc<dyn Kv> = match backend {
@@ -95,6 +98,24 @@ pub fn open_kv(backend: Backend, path: &Path) -> Result<Arc<dyn Kv>, OpenError> 
     // What the engine made while it opened: from here on each batch syncs what it touches.
     sync_tree(&data).map_err(folder)?;
     Ok(kv)
+}
+
+/// Whether fjall was ended while it made its first files: it would take them neither for a database nor for none. Its
+/// marker comes after its journal and before anything that can hold a row.
+fn was_never_made(data: &Path) -> io::Result<bool> {
+    let length = |file: &str| match fs::metadata(data.join(file)) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    };
+    if length("0.jnl")?.is_none() || length("version")?.is_some_and(|bytes| bytes > 0) {
+        return Ok(false);
+    }
+    match fs::read_dir(data.join("keyspaces")) {
+        Ok(mut inside) => Ok(inside.next().is_none()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -306,6 +327,30 @@ mod tests {
         fs::write(&path, "").unwrap();
         let words = open_kv(Backend::Sled, &path).err().unwrap().to_string();
         assert!(words.contains(&path.display().to_string()), "{words}");
+    }
+
+    #[test]
+    fn a_first_start_that_was_broken_off_anywhere_is_begun_anew_and_nothing_else_is() {
+        for broken in [&["0.jnl"][..], &["0.jnl", "version"], &["0.jnl", "keyspaces/"]] {
+            let folder = tempfile::tempdir().unwrap();
+            drop(open_kv(Backend::Fjall, folder.path()).unwrap());
+            let data = folder.path().join("data");
+            fs::remove_dir_all(&data).unwrap();
+            fs::create_dir(&data).unwrap();
+            for file in broken {
+                match file.strip_suffix('/') {
+                    Some(inside) => fs::create_dir(data.join(inside)).unwrap(),
+                    None => fs::write(data.join(file), "").unwrap(),
+                }
+            }
+            let kv = open_kv(Backend::Fjall, folder.path()).unwrap();
+            kv.apply(&row(1)).unwrap();
+            drop(kv);
+            // What has a row stays, whatever it lacks.
+            fs::write(data.join("version"), "").unwrap();
+            assert!(open_kv(Backend::Fjall, folder.path()).is_err());
+            assert!(data.join("keyspaces").exists());
+        }
     }
 
     #[test]
