@@ -492,6 +492,26 @@ async fn a_feeds_own_metadata_is_never_shown_as_a_post_xep_0277_section_2_3() {
     assert_eq!(house.get("/@alice").await.body.matches("<article").count(), 1);
 }
 
+#[tokio::test]
+async fn a_page_of_long_posts_ends_early_and_leads_on_to_the_rest() {
+    let house = House::new();
+    for n in 0..6 {
+        house.publish(&format!("p{n}"), &format!("post {n}\n{}", "long ".repeat(18_000))).await;
+    }
+    let (mut path, mut seen, mut pages) = ("/@alice.atom".to_owned(), Vec::new(), 0);
+    loop {
+        let document = house.get(&path).await.body;
+        assert!(document.len() < 1_000_000);
+        let (feed, entries) = read(&document);
+        seen.extend(entries.iter().filter_map(|entry| entry.title.clone()));
+        pages += 1;
+        let Some(next) = href(&feed, "next") else { break };
+        path = next.strip_prefix(PUBLIC).unwrap().to_owned();
+    }
+    assert_eq!((pages, seen), (3, (0..6).rev().map(|n| format!("post {n}")).collect()));
+    assert_eq!(house.get("/@alice").await.body.matches("<article").count(), 2);
+}
+
 // ---- health ----
 
 /// A disk without room.

@@ -145,14 +145,33 @@ impl Service {
         self.peek(look).await
     }
 
+    /// The same for reads that are long: the sender's next request waits for it, so that nobody has more than one of them
+    /// before everybody else's reads.
+    async fn look_at_length<T, F>(&self, mut turn: Turn, look: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&dyn store::Read) -> Decided<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        turn.come().await;
+        self.caught_up(&turn).await?;
+        let found = self.peek(look).await;
+        turn.pass();
+        found
+    }
+
     /// Returns when what the same sender asked for before is durable.
     async fn settled(&self, mut turn: Turn) -> Result<(), Refusal> {
         turn.come().await;
+        self.caught_up(&turn).await?;
+        turn.pass();
+        Ok(())
+    }
+
+    async fn caught_up(&self, turn: &Turn) -> Result<(), Refusal> {
         if turn.others_open() {
             // An empty decision is answered when all before it is durable.
             self.store.commit(Lane::Asked, |_| Ok(Ok::<(), ()>(()))).await.map_err(|error| self.failed(error))?.ok();
         }
-        turn.pass();
         Ok(())
     }
 

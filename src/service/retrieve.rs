@@ -65,6 +65,10 @@ const VERSIONS: usize = 8;
 
 /// Pages of nodes that are looked through for those that may be shown.
 const HIDDEN_PAGES: usize = 50;
+/// Of one's own subscriptions and affiliations so many are listed.
+const OWN_MOST: usize = 10_000;
+/// With so many bytes of payloads a page of a feed ends, however few posts these are.
+const PAGE_BYTES: usize = 256 * 1024;
 
 /// What one may know of a node.
 #[derive(Clone, Debug)]
@@ -153,7 +157,7 @@ impl Service {
         limit: usize,
     ) -> Result<Vec<Node>, Refusal> {
         let inner = self.clone();
-        self.look_through(turn, move |r| {
+        self.look_at_length(turn, move |r| {
             let place = inner.place(r, &service)?;
             let microblog = NodeName::microblog();
             let by_itself = matches!(place, Place::Account(_)) && r.node_named(&service, &microblog)?.is_none();
@@ -214,14 +218,22 @@ impl Service {
         name: Option<NodeName>,
     ) -> Result<Vec<(NodeName, Subscription)>, Refusal> {
         let inner = self.clone();
-        self.look_through(turn, move |r| {
+        if let Some(name) = name {
+            return self
+                .look(turn, move |r| {
+                    inner.place(r, &service)?;
+                    let Some(node) = r.node_named(&service, &name)? else { return Ok(Vec::new()) };
+                    let own = r.subscriptions_at(node.id, &bare(&by))?;
+                    Ok(own.into_iter().map(|subscription| (node.name.clone(), subscription)).collect())
+                })
+                .await;
+        }
+        self.look_at_length(turn, move |r| {
             inner.place(r, &service)?;
             let mut found = Vec::new();
-            for (nid, subscription) in r.subscriptions_of(&bare(&by), 10_000)? {
-                let Some(node) = live(r, nid)? else { continue };
-                if node.service == service && name.as_ref().is_none_or(|name| *name == node.name) {
-                    found.push((node.name, subscription));
-                }
+            for (nid, subscription) in r.subscriptions_of(&bare(&by), OWN_MOST)? {
+                let node = live(r, nid)?.filter(|node| node.service == service);
+                found.extend(node.map(|node| (node.name, subscription)));
             }
             Ok(found)
         })
@@ -237,14 +249,22 @@ impl Service {
         name: Option<NodeName>,
     ) -> Result<Vec<(NodeName, Affiliation)>, Refusal> {
         let inner = self.clone();
-        self.look_through(turn, move |r| {
+        if let Some(name) = name {
+            return self
+                .look(turn, move |r| {
+                    inner.place(r, &service)?;
+                    let Some(node) = r.node_named(&service, &name)? else { return Ok(Vec::new()) };
+                    let own = Some(r.affiliation(node.id, &bare(&by))?).filter(|own| *own != Affiliation::None);
+                    Ok(own.map(|affiliation| (node.name, affiliation)).into_iter().collect())
+                })
+                .await;
+        }
+        self.look_at_length(turn, move |r| {
             inner.place(r, &service)?;
             let mut found = Vec::new();
-            for (nid, affiliation) in r.affiliations_of(&bare(&by), 10_000)? {
-                let Some(node) = live(r, nid)? else { continue };
-                if node.service == service && name.as_ref().is_none_or(|name| *name == node.name) {
-                    found.push((node.name, affiliation));
-                }
+            for (nid, affiliation) in r.affiliations_of(&bare(&by), OWN_MOST)? {
+                let node = live(r, nid)?.filter(|node| node.service == service);
+                found.extend(node.map(|node| (node.name, affiliation)));
             }
             Ok(found)
         })
@@ -257,7 +277,7 @@ impl Service {
         turn: Turn,
         by: BareJid,
     ) -> Result<Vec<(BareJid, NodeName, SubscriptionState)>, Refusal> {
-        self.look_through(turn, move |r| {
+        self.look_at_length(turn, move |r| {
             let mut found = Vec::new();
             for (nid, subscription) in r.subscriptions_of(&by, 1000)? {
                 if let Some(node) = live(r, nid)? {
@@ -316,12 +336,22 @@ pub(super) fn feed_page(
     limit: usize,
 ) -> Decided<FeedPage> {
     let state = r.node_state(node.id)?;
-    let mut items = Vec::new();
+    let mut items: Vec<(Item, Bytes)> = Vec::new();
     let rows = r.items(node.id, state.floor + 1, before.unwrap_or(u64::MAX), limit + 1, true)?;
-    let older = rows.get(limit).and_then(|_| rows.get(limit.wrapping_sub(1))).map(|item| item.place);
-    // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
-    for item in rows.into_iter().take(limit).filter(|item| item.atom_id.is_some()) {
-        items.extend(listed(r, &node, Viewer::Public, item)?);
+    let (mut bytes, mut last, mut older) = (0, None, None);
+    for (at, item) in rows.into_iter().enumerate() {
+        if at == limit || bytes >= PAGE_BYTES {
+            older = last;
+            break;
+        }
+        last = Some(item.place);
+        // What has no atom:id is no post: the feed's own metadata (XEP-0277 §2.3).
+        if item.atom_id.is_some()
+            && let Some((item, payload)) = listed(r, &node, Viewer::Public, item)?
+        {
+            bytes += payload.len();
+            items.push((item, payload));
+        }
     }
     let updated = items.iter().map(|(item, _)| item.updated).max().unwrap_or(account.created);
     let changed = state.changed.max(account.created);

@@ -14,6 +14,7 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 
 use crate::domain::address::LocalName;
 use crate::domain::error::Refusal;
@@ -34,11 +35,15 @@ pub struct Web(Arc<Inner>);
 struct Inner {
     service: Service,
     topics: Topics,
+    /// Pages of many posts that are made at one time: each takes megabytes and milliseconds, and anybody may ask.
+    making: Semaphore,
 }
+
+const MAKING: usize = 4;
 
 /// The routes of the public listener. What networks receive is merged to it by `app`.
 pub fn router(service: Service, topics: Topics) -> Router {
-    let web = Web(Arc::new(Inner { service, topics }));
+    let web = Web(Arc::new(Inner { service, topics, making: Semaphore::new(MAKING) }));
     Router::new()
         .route("/.well-known/webfinger", get(webfinger::webfinger))
         .route("/.well-known/host-meta", get(hostmeta::host_meta))

@@ -215,6 +215,7 @@ async fn canonical(web: &Web, name: &LocalName, headers: &HeaderMap) -> Response
 
 async fn profile(web: &Web, name: &LocalName, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
     let Ok(before) = before(uri) else { return missing(StatusCode::NOT_FOUND, headers) };
+    let _place = web.0.making.acquire().await;
     let page = match web.0.service.feed(name.clone(), before, PAGE).await {
         Ok(page) => page,
         Err(refusal) => return web.refused(name, refusal, headers).await,
