@@ -773,6 +773,17 @@ async fn a_delivery_that_grew_too_old_ends() {
 }
 
 #[tokio::test]
+async fn what_waits_while_the_clock_is_mended_is_not_given_up_without_a_try() {
+    let mut house = House::new(Fake::to(&["juliet"], |_, _, _| DONE));
+    house.publish("old", "old").await;
+    house.clock.set_forward(Duration::from_secs(10 * 24 * 3600));
+    house.start();
+    house.until("it", SECOND, |fake| fake.items_at("juliet") == ["old"]).await;
+    house.until_nothing_is_owed().await;
+    house.stop().await;
+}
+
+#[tokio::test]
 async fn an_event_that_cannot_be_planned_is_put_aside_and_blocks_nobody() {
     let fake = Fake { poison: Some("b"), ..Fake::new(vec![("juliet".into(), None)], |_, _, _| DONE) };
     let mut house = House::new(Arc::new(fake));

@@ -87,11 +87,12 @@ pub struct Clock(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    System { made: Instant },
+    System { made: Instant, at: Timestamp },
     Manual(Arc<Mutex<Manual>>),
 }
 
 struct Manual {
+    made: Timestamp,
     now: Timestamp,
     moment: Moment,
     next: u64,
@@ -100,21 +101,18 @@ struct Manual {
 
 impl Clock {
     pub fn system() -> Self {
-        Clock(Kind::System { made: Instant::now() })
+        Clock(Kind::System { made: Instant::now(), at: system_now() })
     }
 
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(now: Timestamp) -> Self {
-        let manual = Manual { now, moment: Moment::default(), next: 0, sleepers: BTreeMap::new() };
+        let manual = Manual { made: now, now, moment: Moment::default(), next: 0, sleepers: BTreeMap::new() };
         Clock(Kind::Manual(Arc::new(Mutex::new(manual))))
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System { .. } => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-            }
+            Kind::System { .. } => system_now(),
             Kind::Manual(m) => lock(m).now,
         }
     }
@@ -122,9 +120,20 @@ impl Clock {
     /// The same time as [`Clock::sleep`] takes.
     pub fn moment(&self) -> Moment {
         match &self.0 {
-            Kind::System { made } => Moment::default().plus(made.elapsed()),
+            Kind::System { made, .. } => Moment::default().plus(made.elapsed()),
             Kind::Manual(m) => lock(m).moment,
         }
+    }
+
+    /// How long ago `at` was, but for what this clock was set forward by since it was made (or the machine slept): for what
+    /// must not be given up without a try because somebody mended the clock.
+    pub fn lived_since(&self, at: Timestamp) -> Duration {
+        let made = match &self.0 {
+            Kind::System { at, .. } => *at,
+            Kind::Manual(m) => lock(m).made,
+        };
+        let set_forward = self.now().since(made.plus(self.moment().since(Moment::default())));
+        self.now().since(at).saturating_sub(set_forward)
     }
 
     /// Sleeps by this clock: real time, or until a test has moved the clock that far.
@@ -181,6 +190,11 @@ impl Clock {
     }
 }
 
+fn system_now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
 fn lock(m: &Mutex<Manual>) -> std::sync::MutexGuard<'_, Manual> {
     m.lock().unwrap_or_else(|e| e.into_inner())
 }
@@ -226,6 +240,8 @@ mod tests {
         clock.set_back(Duration::from_secs(3_600));
         clock.set_forward(Duration::from_secs(7_200));
         assert_eq!((clock.now(), clock.moment()), (Timestamp::from_secs(13_600), begun));
+        assert_eq!(clock.lived_since(Timestamp::from_secs(10_000)), Duration::ZERO);
+        assert_eq!(clock.lived_since(Timestamp::from_secs(9_000)), Duration::from_secs(1_000));
         clock.advance(Duration::from_secs(4));
         tokio::task::yield_now().await;
         assert!(!asleep.is_finished());

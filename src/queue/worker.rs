@@ -501,7 +501,7 @@ impl Worker {
         // What we read for it is not its own slowness.
         lane.place = lane.place.map(|(class, _)| (class, self.parts.clock.moment()));
         let (tasks, old): (Vec<Task>, Vec<Task>) =
-            batch.into_iter().partition(|task| now.since(task.at) <= destination.max_age());
+            batch.into_iter().partition(|task| self.parts.clock.lived_since(task.at) <= destination.max_age());
         let generation = lane.generation;
         lane.open.extend(tasks.iter().map(|task| (task.seq, Open { generation, alone: task.alone })));
         lane.unsettled += old.len();

@@ -42,7 +42,7 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     let addresses = match inner.client.addresses(&callback).await {
         Ok(addresses) => addresses,
         Err(error @ (FetchError::Dns(_) | FetchError::Refused(_)))
-            if inner.service.clock.now().since(task.at) >= NAMELESS =>
+            if inner.service.clock.lived_since(task.at) >= NAMELESS =>
         {
             return Outcome::Refused(format!("the callback leads nowhere: {error}"));
         }
