@@ -563,6 +563,7 @@ async fn a_callback_in_our_own_network_is_refused_unless_the_administrator_allow
 #[tokio::test]
 async fn requests_for_one_host_are_bounded_and_told_when_to_come_back() {
     let world = World::new().await;
+    world.subscribe("/known", &[]).await;
     let mut taken = 0;
     let refused = loop {
         let answer = world.ask("subscribe", &format!("/cb{taken}"), &[]).await;
@@ -573,6 +574,10 @@ async fn requests_for_one_host_are_bounded_and_told_when_to_come_back() {
         assert!(taken < 1000, "no bound");
     };
     assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "1"));
+    // Who is subscribed renews all the same, though not without end: anybody may ask in its name.
+    for status in [202, 202, 202, 202, 202, 429] {
+        assert_eq!(world.ask("subscribe", "/known", &[]).await.status, status);
+    }
     // A bound is one of time, and not of what the machine's clock is set to.
     world.house.clock.set_forward(Duration::from_secs(86_400));
     assert_eq!(world.ask("subscribe", "/again", &[]).await.status, 429);

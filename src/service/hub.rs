@@ -28,6 +28,16 @@ impl Service {
         .await
     }
 
+    /// Whether this callback is subscribed to the feed of `name`; false where that cannot be read.
+    pub async fn is_subscribed(&self, name: LocalName, callback: String) -> bool {
+        let inner = self.clone();
+        let known = self.glance(move |r| {
+            let (_, node) = inner.public_microblog(r, &name)?;
+            Ok(r.hub_subscription(node.id, &callback)?.is_some())
+        });
+        known.await.unwrap_or(false)
+    }
+
     /// Refused unless `name` has a public feed now.
     pub async fn hub_topic(&self, name: LocalName) -> Result<(), Refusal> {
         let inner = self.clone();

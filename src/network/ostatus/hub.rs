@@ -64,7 +64,10 @@ async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Result<By
         // The refusal names nothing but what the subscriber wrote.
         return problem(StatusCode::BAD_REQUEST, &format!("hub.callback cannot be used: {refusal}"));
     }
-    if let Err(over) = inner.bounds.asked(&inner.client, &callback, &inner.service.clock).await {
+    // Who is there renews, whatever strangers ask for.
+    let renews = inner.service.is_subscribed(name.clone(), intent.callback.clone()).await
+        && inner.bounds.known.take(intent.callback.clone(), inner.service.clock.moment()).is_ok();
+    if !renews && let Err(over) = inner.bounds.asked(&inner.client, &callback, &inner.service.clock).await {
         let mut response = problem(over.status, over.words);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(over.seconds));
         return response;
@@ -95,6 +98,8 @@ pub(super) struct Bounds {
     hosts: Buckets<String>,
     networks: Buckets<IpAddr>,
     all: Buckets<()>,
+    /// Of callbacks that are subscribed, beside all others.
+    known: Buckets<String>,
     asking: Buckets<IpAddr>,
     lookups: Arc<Semaphore>,
 }
@@ -118,6 +123,8 @@ const OF_HOST: Rate = Rate { burst: 60.0, per_second: 1.0 };
 /// Of a /24 or /48: a provider's machines may hold many hosts.
 const OF_NETWORK: Rate = Rate { burst: 240.0, per_second: 4.0 };
 const OF_ALL: Rate = Rate { burst: 2_000.0, per_second: 50.0 };
+/// Anybody may ask in its name.
+const OF_KNOWN: Rate = Rate { burst: 5.0, per_second: 0.02 };
 /// Hosts, and networks, that are remembered.
 const REMEMBERED: usize = 10_000;
 /// Names that are looked up at once while their senders wait, and how long these do.
@@ -130,6 +137,7 @@ impl Default for Bounds {
             hosts: Buckets::new(OF_HOST),
             networks: Buckets::new(OF_NETWORK),
             all: Buckets::new(OF_ALL),
+            known: Buckets::new(OF_KNOWN),
             asking: Buckets::new(OF_NETWORK),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
         }

@@ -30,6 +30,9 @@ const WAIT_LEAST: Duration = Duration::from_secs(5);
 /// would wait here for hours.
 const NAMELESS: Duration = Duration::from_secs(600);
 
+/// A callback that is to be verified has us wait no longer than this: what was asked for in its name keeps a place.
+const ASK_MOST: Duration = Duration::from_secs(900);
+
 /// Asks the callback whether it wants what was asked for in its name.
 pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     let What::Verify(intent) = &task.event.what else {
@@ -88,7 +91,7 @@ pub(super) async fn verify(inner: &Inner, task: &Task) -> Outcome {
     let why = format!("the callback answered {}", status.as_u16());
     match status {
         // Anybody may ask in anybody's name: the answer holds up nobody who is subscribed there, and hastens nobody.
-        _ if is_later(status) || status.is_server_error() => later(inner, &response, why, Scope::Task),
+        _ if is_later(status) || status.is_server_error() => later(inner, &response, why, Scope::Task, ASK_MOST),
         // WebSub §5.3.1: 404 says no; so does, for us, every other answer.
         _ => Outcome::Refused(why),
     }
@@ -154,9 +157,13 @@ async fn deny(inner: &Inner, subscription: &HubSubscription, reason: &str) -> Ou
     let limits = Limits { body: 1, overlong: Overlong::Cut, total: Duration::from_secs(30) };
     let request = Request { redirects: Redirects::None, limits, ..Request::get(callback) };
     match inner.client.fetch(request).await {
-        Ok(response) if is_later(response.status) => {
-            later(inner, &response, format!("the callback answered {}", response.status.as_u16()), Scope::Host)
-        }
+        Ok(response) if is_later(response.status) => later(
+            inner,
+            &response,
+            format!("the callback answered {}", response.status.as_u16()),
+            Scope::Host,
+            WAIT_MOST,
+        ),
         Ok(_) => ended,
         Err(error) => match failed(&error) {
             retry @ Outcome::Retry { .. } => retry,
@@ -256,9 +263,9 @@ async fn push(inner: &Inner, subscription: &HubSubscription, topic: &Topic) -> O
         _ if status.is_success() => Outcome::Done,
         // WebSub §7: the subscriber does not want it any more.
         StatusCode::GONE => Outcome::Gone(why),
-        _ if is_later(status) => later(inner, &response, why, Scope::Host),
+        _ if is_later(status) => later(inner, &response, why, Scope::Host, WAIT_MOST),
         // Redirects are not followed (WebSub §7): the address that was verified is the one that gets it.
-        _ => later(inner, &response, why, Scope::Destination),
+        _ => later(inner, &response, why, Scope::Destination, WAIT_MOST),
     }
 }
 
@@ -267,8 +274,9 @@ fn is_later(status: StatusCode) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
-fn later(inner: &Inner, response: &Response, why: String, scope: Scope) -> Outcome {
-    let after = response.retry_after(inner.service.clock.now(), WAIT_MOST).map(|after| after.max(WAIT_LEAST));
+/// `most`: the longest that we wait because it asks for it.
+fn later(inner: &Inner, response: &Response, why: String, scope: Scope, most: Duration) -> Outcome {
+    let after = response.retry_after(inner.service.clock.now(), most).map(|after| after.max(WAIT_LEAST));
     Outcome::Retry { why, after, scope }
 }
 
