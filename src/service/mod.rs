@@ -85,6 +85,8 @@ impl Inner {
     fn failed(&self, error: StoreError) -> Refusal {
         match error {
             StoreError::Busy => Refusal::Busy,
+            // A Change has a bound in bytes as well.
+            StoreError::Kv(KvError::Unfit(_)) => Refusal::TooManyChanges,
             StoreError::Panicked => {
                 tracing::error!("a request ended in a panic; please report it");
                 Refusal::Failed
