@@ -30,9 +30,10 @@ pub(super) async fn run(parts: Parts) {
         if swept.is_ok() {
             swept = round(&parts, &mut behind, &mut unswept).await;
         }
-        if swept.is_ok() && looked.is_none_or(|at| now.since(at) >= LEASES) {
+        let moment = parts.clock.moment();
+        if swept.is_ok() && looked.is_none_or(|at| moment.since(at) >= LEASES) {
             swept = end_leases(&parts).await;
-            looked = Some(now);
+            looked = Some(moment);
         }
         if let Err(error) = swept
             && unswept.is_due(now)
@@ -126,28 +127,34 @@ async fn end_leases(parts: &Parts) -> Result<(), StoreError> {
 /// Takes away the nodes and contacts of accounts that have ended.
 async fn end_accounts(parts: &Parts, unswept: &mut Complaint) -> Result<(), StoreError> {
     for service in parts.store.read(|r| r.ended_accounts(NODES)).await? {
-        let mut more = true;
-        while more && parts.shutdown.phase() < Phase::Stopped {
-            let (service, now) = (service.clone(), parts.clock.now());
+        // How far the nodes, and the contacts, were taken away. Each piece begins behind the one before, as with a node.
+        let (mut nodes, mut contacts) = (None, None);
+        while parts.shutdown.phase() < Phase::Stopped {
+            let (service, now, began) = (service.clone(), parts.clock.now(), Instant::now());
+            let behind = (nodes.clone(), contacts.clone());
             let piece = parts.store.commit(Lane::Background, move |tx| {
-                let nodes = node::remove_some(tx, &service, now, PIECE)?;
-                let contacts = contact::end_some(tx, &service, now, PIECE)?;
-                let more = nodes.max(contacts) >= PIECE;
-                if !more {
+                let nodes = node::remove_some(tx, &service, behind.0.as_ref(), now, PIECE)?;
+                let contacts = contact::end_some(tx, &service, behind.1.as_ref(), now, PIECE)?;
+                if nodes.is_none() && contacts.is_none() {
                     tx.unmark_ended(&service)?;
                 }
-                Ok(Ok::<_, ()>(more))
+                Ok(Ok::<_, ()>((nodes, contacts)))
             });
-            more = match piece.await {
-                Ok(more) => more.unwrap_or(false),
+            let ended = match piece.await {
+                Ok(ended) => ended.unwrap_or_default(),
                 // One account must not keep the sweep from all others.
                 Err(error) => {
                     if unswept.is_due(now) {
                         tracing::warn!(%error, "an account's nodes could not be taken away; it is tried again later");
                     }
-                    false
+                    break;
                 }
             };
+            if ended == (None, None) {
+                break;
+            }
+            (nodes, contacts) = (ended.0.or(nodes), ended.1.or(contacts));
+            tokio::time::sleep(began.elapsed().min(REST_MOST)).await;
         }
     }
     Ok(())

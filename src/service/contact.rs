@@ -11,17 +11,24 @@ use crate::domain::node::{NodeId, NodeKind, NodeName};
 use crate::domain::subscription::Contact;
 use crate::store::{Tx, kv};
 
-/// Ends at most `limit` of the contacts of an account that is over, with two rows each, and promises to tell them; how
-/// many.
-pub fn end_some(tx: &mut Tx<'_>, account: &BareJid, now: Timestamp, limit: usize) -> kv::Result<usize> {
-    let contacts = tx.read().contacts(account, limit)?;
+/// Ends at most `limit` of the contacts, behind `behind`, of an account that is over, with two rows each, and promises to
+/// tell them; the last of them, if there may be more.
+pub fn end_some(
+    tx: &mut Tx<'_>,
+    account: &BareJid,
+    behind: Option<&BareJid>,
+    now: Timestamp,
+    limit: usize,
+) -> kv::Result<Option<BareJid>> {
+    let mut contacts = tx.read().contacts(account, behind, limit)?;
     for jid in &contacts {
         tx.delete_contact(account, jid)?;
         let (name, kind) = (NodeName::microblog(), NodeKind::Microblog);
         let node = NodeRef { id: NodeId(0), service: account.clone(), name, kind };
         tx.emit(&Event { at: now, node, node_seq: 0, what: What::ContactEnded { jid: jid.clone() } })?;
     }
-    Ok(contacts.len())
+    let is_full = contacts.len() >= limit;
+    Ok(contacts.pop().filter(|_| is_full))
 }
 
 impl Service {

@@ -112,13 +112,21 @@ pub fn remove_comments(tx: &mut Tx<'_>, posts: &Node, item: &ItemId, now: Timest
     if of_later { Ok(()) } else { remove(tx, &comments, now) }
 }
 
-/// Takes away at most `limit` of the nodes at `service`, with about six rows each; how many.
-pub fn remove_some(tx: &mut Tx<'_>, service: &BareJid, now: Timestamp, limit: usize) -> kv::Result<usize> {
-    let nodes = tx.read().nodes_of(service, None, limit)?;
+/// Takes away at most `limit` of the nodes at `service` behind `behind`, with about six rows each; the last of them, if
+/// there may be more.
+pub fn remove_some(
+    tx: &mut Tx<'_>,
+    service: &BareJid,
+    behind: Option<&NodeName>,
+    now: Timestamp,
+    limit: usize,
+) -> kv::Result<Option<NodeName>> {
+    let mut nodes = tx.read().nodes_of(service, behind, limit)?;
     for node in &nodes {
         remove(tx, node, now)?;
     }
-    Ok(nodes.len())
+    let is_full = nodes.len() >= limit;
+    Ok(nodes.pop().filter(|_| is_full).map(|last| last.name))
 }
 
 impl Service {

@@ -85,9 +85,11 @@ impl dyn Read + '_ {
     }
 
     /// The contacts of a virtual JID, at most `limit`.
-    pub fn contacts(&self, account: &BareJid, limit: usize) -> Result<Vec<BareJid>> {
+    /// The contacts of an account in the order of their JIDs, behind `behind` if given.
+    pub fn contacts(&self, account: &BareJid, behind: Option<&BareJid>, limit: usize) -> Result<Vec<BareJid>> {
         let prefix = Key::new(b'r').text(account.as_str()).done();
-        let rows = self.range(&prefix, &after(&prefix), limit, false)?;
+        let from = behind.map_or_else(|| prefix.clone(), |jid| next_key(&contact_key(account, jid)));
+        let rows = self.range(&from, &after(&prefix), limit, false)?;
         Ok(rows.iter().filter_map(|(key, _)| bare_at(key, prefix.len())).collect())
     }
 
