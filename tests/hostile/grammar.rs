@@ -916,10 +916,17 @@ impl Grammar {
             }
             86..89 => el_.parts.push(Part::Text(odd.chars().cycle().take(huge / odd.len().max(1) + 1).collect())),
             89..92 => el_.parts.push(Part::Text("x".repeat(huge))),
-            92..95 => {
+            92..94 => {
                 let copy = if parts > 0 { el_.parts[pick % parts].clone() } else { Part::El(el(name, ns)) };
                 let fits = 200_000 / weight(&copy).max(1);
                 el_.parts.extend(std::iter::repeat_n(copy, thousands.min(fits)));
+            }
+            94 => {
+                // What costs a few bytes each on the wire, and may cost a copy of the namespace each in memory.
+                let long = "n".repeat(8_000);
+                let mut wide = el("y", &long);
+                wide.parts.extend(std::iter::repeat_n(Part::El(el("a", &long)), 100 * many));
+                el_.parts.push(Part::El(wide));
             }
             95..97 => {
                 for n in 0..many {
