@@ -481,6 +481,26 @@ impl Sums {
     }
 }
 
+/// What `scripts/mutants` takes out is still there: the words that each patch removes or stands between are in its file.
+#[test]
+fn every_safeguard_can_still_be_taken_out() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = std::fs::read_dir(root.join("tests/faults/without")).expect("there are patches");
+    let patches: Vec<_> = folder.map(|file| file.expect("it can be read").path()).collect();
+    assert!(patches.len() >= 5, "{patches:?}");
+    for patch in patches {
+        let text = std::fs::read_to_string(&patch).expect("it can be read");
+        let (head, hunks) = text.split_once("\n@@ ").expect("a unified diff");
+        let (_, name) = head.split_once("\n+++ b/").expect("of one file");
+        let file = std::fs::read_to_string(root.join(name)).expect("which there is");
+        for hunk in hunks.split("\n@@ ") {
+            let before = hunk.lines().skip(1).filter(|line| line.starts_with([' ', '-']));
+            let before: Vec<_> = before.map(|line| &line[1..]).collect();
+            assert!(before.len() > 3 && file.contains(&before.join("\n")), "{}: {before:#?}", patch.display());
+        }
+    }
+}
+
 /// Not a test of its own: what `scripts/faults` runs under strace; see [`faults::power`]. `backend trace seconds [inject]`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_record() {
