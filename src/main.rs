@@ -87,7 +87,9 @@ impl File {
     fn path(&self) -> PathBuf {
         let here = PathBuf::from("rookery.toml");
         let system = PathBuf::from("/etc/rookery/rookery.toml");
-        self.config.clone().unwrap_or_else(|| if here.exists() || !system.exists() { here } else { system })
+        self.config
+            .clone()
+            .unwrap_or_else(|| if here.exists() || !system.try_exists().unwrap_or(true) { here } else { system })
     }
 }
 

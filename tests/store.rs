@@ -304,7 +304,7 @@ fn survives_kills(backend: Backend) {
         let after = Duration::from_micros(u64::from(value(kill, 2)[0]) * 300);
         let said = run_and_kill(backend, folder.path(), after);
         assert!(said > acknowledged, "the child goes on where the last one ended");
-        let kv: Arc<dyn Kv> = open_kv(backend, folder.path()).unwrap();
+        let kv = reopen(backend, folder.path());
         acknowledged = check_after_crash(&*kv, said);
         unanswered += acknowledged - said;
     }

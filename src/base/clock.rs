@@ -125,15 +125,17 @@ impl Clock {
         }
     }
 
-    /// How long ago `at` was, but for what this clock was set forward by since it was made (or the machine slept): for what
-    /// must not be given up without a try because somebody mended the clock.
+    /// How long ago `at` was, but for what this clock was set forward by since then (or the machine slept), as far as that
+    /// can be known: for what must not be given up without a try because somebody mended the clock.
     pub fn lived_since(&self, at: Timestamp) -> Duration {
         let made = match &self.0 {
             Kind::System { at, .. } => *at,
             Kind::Manual(m) => lock(m).made,
         };
-        let set_forward = self.now().since(made.plus(self.moment().since(Moment::default())));
-        self.now().since(at).saturating_sub(set_forward)
+        // What this clock would show now, had nobody set it.
+        let unset = made.plus(self.moment().since(Moment::default()));
+        // What is later than that was written after the clock was set.
+        if at > unset { self.now().since(at) } else { self.now().min(unset).since(at) }
     }
 
     /// Sleeps by this clock: real time, or until a test has moved the clock that far.
@@ -242,6 +244,7 @@ mod tests {
         assert_eq!((clock.now(), clock.moment()), (Timestamp::from_secs(13_600), begun));
         assert_eq!(clock.lived_since(Timestamp::from_secs(10_000)), Duration::ZERO);
         assert_eq!(clock.lived_since(Timestamp::from_secs(9_000)), Duration::from_secs(1_000));
+        assert_eq!(clock.lived_since(Timestamp::from_secs(13_000)), Duration::from_secs(600), "after it was set");
         clock.advance(Duration::from_secs(4));
         tokio::task::yield_now().await;
         assert!(!asleep.is_finished());

@@ -14,7 +14,7 @@ use crate::store::{Read, kv};
 pub(super) const BATCH: usize = 64;
 /// Tasks that wait in memory for one destination; more stay in the store.
 const QUEUED: usize = 256;
-/// Tasks handed over whose outcome has not come, and outcomes that are not durable; before more, there must be fewer.
+/// Tasks handed over whose outcome has not come, and as many outcomes that are not durable; before more, there must be fewer.
 const OPEN: usize = 1024;
 /// Bytes of tasks that one lane holds, waiting or handed over. A single task is always taken.
 pub(super) const LANE_BYTES: usize = 4 << 20;
@@ -129,7 +129,7 @@ impl Lane {
     }
 
     /// Whether something is handed over or read for it only later: when it has its place back, when a failure is noted,
-    /// when outcomes have come, or when a person says so. Each of these has it looked at again.
+    /// when outcomes have come or are durable, or when a person says so. Each of these has it looked at again.
     pub fn waits(&self) -> bool {
         self.work != Work::Rest || self.blocked || self.held || self.open.len() >= OPEN || self.unsettled >= OPEN
     }

@@ -81,12 +81,15 @@ impl Inner {
         self.rules.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// A store's failure as it is told to who asked; the log has the words.
+    /// A store's failure as it is told to who asked; the log has the words, though not of each.
     fn failed(&self, error: StoreError) -> Refusal {
         match error {
             StoreError::Busy => Refusal::Busy,
             // A Change has a bound in bytes as well.
-            StoreError::Kv(KvError::Unfit(_)) => Refusal::TooManyChanges,
+            StoreError::Kv(KvError::Unfit(why)) => {
+                tracing::warn!(why, "a request was refused: it changes more than one Change holds");
+                Refusal::TooManyChanges
+            }
             StoreError::Panicked => {
                 tracing::error!("a request ended in a panic; please report it");
                 Refusal::Failed

@@ -100,6 +100,9 @@ pub fn open_kv(backend: Backend, path: &Path) -> Result<Arc<dyn Kv>, OpenError> 
     Ok(kv)
 }
 
+/// Bytes of fjall's marker, which it writes in two writes.
+const MARKER: u64 = 4;
+
 /// Whether fjall was ended while it made its first files: it would take them neither for a database nor for none. Its
 /// marker comes after its journal and before anything that can hold a row.
 fn was_never_made(data: &Path) -> io::Result<bool> {
@@ -108,7 +111,7 @@ fn was_never_made(data: &Path) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     };
-    if length("0.jnl")?.is_none() || length("version")?.is_some_and(|bytes| bytes > 0) {
+    if length("0.jnl")?.is_none() || length("version")?.is_some_and(|bytes| bytes >= MARKER) {
         return Ok(false);
     }
     match fs::read_dir(data.join("keyspaces")) {
@@ -340,7 +343,7 @@ mod tests {
             for file in broken {
                 match file.strip_suffix('/') {
                     Some(inside) => fs::create_dir(data.join(inside)).unwrap(),
-                    None => fs::write(data.join(file), "").unwrap(),
+                    None => fs::write(data.join(file), "FJL").unwrap(),
                 }
             }
             let kv = open_kv(Backend::Fjall, folder.path()).unwrap();

@@ -2,6 +2,7 @@
 //! what strangers wrote is shown only as the sanitiser left it, under a strict Content-Security-Policy (CSP Level 3).
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use askama::Template;
 use aws_lc_rs::digest;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::feeds::{self, settled, validators};
 use super::{ASK_AGAIN, Place, Web, before, document, missing, moved, place, varies};
@@ -213,9 +215,14 @@ async fn canonical(web: &Web, name: &LocalName, headers: &HeaderMap) -> Response
     }
 }
 
+/// The longest that a request waits until its page may be made.
+const MAKING_WAITS: Duration = Duration::from_secs(5);
+
 async fn profile(web: &Web, name: &LocalName, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
     let Ok(before) = before(uri) else { return missing(StatusCode::NOT_FOUND, headers) };
-    let _place = web.0.making.acquire().await;
+    let Ok(_place) = timeout(MAKING_WAITS, web.0.making.acquire()).await else {
+        return busy("too many pages are asked for", 5);
+    };
     let page = match web.0.service.feed(name.clone(), before, PAGE).await {
         Ok(page) => page,
         Err(refusal) => return web.refused(name, refusal, headers).await,

@@ -64,7 +64,7 @@ async fn ask(State(ostatus): State<OStatus>, headers: HeaderMap, body: Result<By
         // The refusal names nothing but what the subscriber wrote.
         return problem(StatusCode::BAD_REQUEST, &format!("hub.callback cannot be used: {refusal}"));
     }
-    // Who is there renews, whatever strangers ask for.
+    // Who is there renews beside what strangers ask for; where its callback is asked, its network is counted as theirs.
     let renews = inner.service.is_subscribed(name.clone(), intent.callback.clone()).await
         && inner.bounds.known.take(intent.callback.clone(), inner.service.clock.moment()).is_ok();
     if !renews && let Err(over) = inner.bounds.asked(&inner.client, &callback, &inner.service.clock).await {

@@ -84,8 +84,7 @@ impl dyn Read + '_ {
         Ok(found)
     }
 
-    /// The contacts of a virtual JID, at most `limit`.
-    /// The contacts of an account in the order of their JIDs, behind `behind` if given.
+    /// The contacts of a virtual JID in the order of theirs, behind `behind` if given; at most `limit`.
     pub fn contacts(&self, account: &BareJid, behind: Option<&BareJid>, limit: usize) -> Result<Vec<BareJid>> {
         let prefix = Key::new(b'r').text(account.as_str()).done();
         let from = behind.map_or_else(|| prefix.clone(), |jid| next_key(&contact_key(account, jid)));

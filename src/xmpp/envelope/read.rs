@@ -239,7 +239,8 @@ fn check_cost(raw: &[u8], scope: &BTreeMap<String, String>) -> Result<(), NoTree
     for (prefix, ns) in scope {
         let prefix = if prefix.is_empty() { PrefixDeclaration::Default } else { PrefixDeclaration::Named(prefix) };
         if reader.resolver_mut().add(prefix, Namespace(ns)).is_err() {
-            return Ok(());
+            // Bound to what XML keeps for itself: nobody has that, and it cannot be counted.
+            return Err(NoTree::TooLarge);
         }
     }
     let (mut names, mut bytes) = (0, 0);
