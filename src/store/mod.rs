@@ -142,7 +142,7 @@ impl Store {
         self.committer.waiting()
     }
 
-    /// Errors: why nothing can be stored just now. One look at the disk.
+    /// Errors: why nothing can be stored just now. One look at the disk; blocks.
     pub fn takes_writes(&self) -> Result<(), KvError> {
         self.kv.takes_writes()
     }

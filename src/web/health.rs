@@ -106,8 +106,12 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
         Ok(Err(error)) => wrong.push(format!("the store cannot be read: {error}")),
         Err(_) => wrong.push("the store does not answer".to_owned()),
     }
-    if let Err(error) = health.store.takes_writes() {
-        wrong.push(format!("nothing can be stored: {error}"));
+    // One look at the disk, which may hang as any other.
+    let store = health.store.clone();
+    match timeout(STORE_ANSWERS_WITHIN, tokio::task::spawn_blocking(move || store.takes_writes())).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => wrong.push(format!("nothing can be stored: {error}")),
+        Ok(Err(_)) | Err(_) => wrong.push("the disk does not answer".to_owned()),
     }
     match wrong.is_empty() {
         true => (no_store(), "ready\n").into_response(),
